@@ -1,0 +1,85 @@
+"""The grammar of placeholders: ``<|lloco:KEY|>`` or ``<|lloco:KEY@RATIO|>``. Nothing else in the package knows it.
+
+KEY is the store's key: 26 characters of RFC 4648 base32 in lower case (128 bit). A placeholder is ASCII and has no blanks,
+so no text splitter breaks it at a word boundary. Whoever holds one can read the entry: it is a capability.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lloco_integrations.errors import PlaceholderError
+
+KEY_LENGTH = 26
+_KEY = rf"[a-z2-7]{{{KEY_LENGTH}}}"
+_OPEN = "<|lloco:"
+_WHOLE = re.compile(rf"<\|lloco:(?P<key>{_KEY})(?:@(?P<ratio>[1-9][0-9]{{0,4}}))?\|>")
+_LOOKALIKE = re.compile(r"<\|(?=\s*lloco\b)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """A key of the store, and the coarser ratio wanted, if any."""
+
+    key: str
+    ratio: int | None = None
+
+    def __str__(self) -> str:
+        return make(self.key, self.ratio)
+
+
+def make(key: str, ratio: int | None = None) -> str:
+    """The placeholder for ``key``. Raises PlaceholderError if it would not be read back as the same."""
+    text = f"{_OPEN}{key}|>" if ratio is None else f"{_OPEN}{key}@{ratio}|>"
+    if not _WHOLE.fullmatch(text):
+        raise PlaceholderError(f"key {key!r} with ratio {ratio!r} makes no placeholder; keys come from SummaryStore.put_many")
+    return text
+
+
+def split(text: str) -> list[str | Placeholder]:
+    """``text`` as its pieces in order: strings (never empty) and placeholders.
+
+    Raises PlaceholderError on a broken fragment, such as a placeholder cut in two by a text splitter.
+    """
+    parts: list[str | Placeholder] = []
+    at = 0
+    for match in _WHOLE.finditer(text):
+        if match.start() > at:
+            parts.append(_checked(text[at : match.start()]))
+        ratio = match["ratio"]
+        parts.append(Placeholder(match["key"], int(ratio) if ratio else None))
+        at = match.end()
+    if at < len(text):
+        parts.append(_checked(text[at:]))
+    return parts
+
+
+def find(text: str) -> Iterator[Placeholder]:
+    """All whole placeholders in ``text``, in order."""
+    return (part for part in split(text) if isinstance(part, Placeholder))
+
+
+def count(text: str) -> int:
+    """How many whole placeholders ``text`` holds."""
+    return sum(1 for _ in _WHOLE.finditer(text))
+
+
+def neutralise(text: str) -> str:
+    """``text`` with everything that looks like a placeholder, whole or broken, made harmless (``<|lloco`` -> ``< |lloco``).
+
+    Applied to all raw text that comes from documents, so that a document cannot name an entry of the store. Idempotent.
+    """
+    return _LOOKALIKE.sub("< |", text)
+
+
+def _checked(piece: str) -> str:
+    match = _LOOKALIKE.search(piece)
+    if match:
+        fragment = piece[match.start() : match.start() + 48]
+        raise PlaceholderError(
+            f"the prompt holds a broken placeholder: {fragment!r}. A text splitter or prompt helper cut it: use "
+            f"LLoCOPromptHelper or fewer nodes; if the text came from a document or a user, pass it through placeholder.neutralise"
+        )
+    return piece

@@ -153,3 +153,23 @@ class Message:
 
     role: str
     content: str
+
+
+@dataclass(frozen=True)
+class ResolvedPrompt:
+    """What a backend gets: ``pieces`` are token ids or vectors ``(n, hidden_size)`` in order.
+
+    ``n_positions`` is what the prompt costs in the window, ``source_tokens`` what it would cost if the summaries were raw text.
+    """
+
+    pieces: tuple[list[int] | torch.Tensor, ...]
+    n_positions: int
+    source_tokens: int
+
+
+@dataclass(frozen=True)
+class Count:
+    """Positions of a prompt that is not resolved: as ResolvedPrompt counts them, without reading vectors."""
+
+    n_positions: int
+    source_tokens: int

@@ -53,7 +53,12 @@ def require_ids(documents: Sequence[Sequence[int]]) -> None:
 
 
 def buckets(lengths: Sequence[int], batch_size: int | None, tokens: int = TOKENS_A_BATCH) -> Iterator[list[int]]:
-    """Indices of ``lengths`` in batches of similar length, longest first: at most ``batch_size`` rows, or ``tokens`` after padding."""
+    """Indices of ``lengths`` in batches, longest first: ``batch_size`` rows, or what fits ``tokens`` after padding.
+
+    Raises BadInput if ``batch_size`` is below 1.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise BadInput(f"batch_size={batch_size} must be 1 or more; leave it out to choose it by length")
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     at = 0
     while at < len(order):

@@ -1,0 +1,215 @@
+"""The decoder in this process, through transformers."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lloco_integrations.backends.adapters import Adapters
+from lloco_integrations.backends.base import Backend
+from lloco_integrations.backends.stopping import StopStrings, cut_at_stop, safe_length
+from lloco_integrations.errors import BadInput, LLoCOError, PromptTooLong
+from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt, Usage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class TransformersBackend(Backend):
+    """Batched generation with ``inputs_embeds``. One lock around choosing adapters and generating: switching is not thread-safe.
+
+    Args:
+        model: causal LM in eval mode.
+        tokenizer: its tokenizer; None allows only ``max_new_tokens`` to end an answer and returns ids as text.
+        adapters: group name -> directory or hub id of a LoRA in PEFT format; loaded on first use.
+        lock: shared with a compressor that uses the same model.
+        batch_size: prompts in one forward pass.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        *,
+        adapters: dict[str, str] | None = None,
+        lock: threading.RLock | None = None,  # type: ignore[valid-type]
+        batch_size: int = 16,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.adapters = Adapters(model, adapters or {})
+        self.lock = lock or threading.RLock()
+        self.batch_size = batch_size
+        self.window: int = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        ends = getattr(model.generation_config, "eos_token_id", None)
+        self.ends: list[int] = ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+    def generate(
+        self, prompts: Sequence[ResolvedPrompt], params: GenerationParams, adapters: Sequence[str | None] | None = None
+    ) -> list[Generation]:
+        names = list(adapters) if adapters is not None else [None] * len(prompts)
+        if len(names) != len(prompts):
+            raise BadInput(f"{len(names)} adapters for {len(prompts)} prompts; give one for each, None for no adapter")
+        for prompt in prompts:
+            self._check_room(prompt)
+        order = sorted(range(len(prompts)), key=lambda i: -prompts[i].n_positions)
+        done: dict[int, Generation] = {}
+        for at in range(0, len(order), self.batch_size):
+            batch = order[at : at + self.batch_size]
+            made = self._run([prompts[i] for i in batch], params, [names[i] for i in batch], StopStrings(self.tokenizer, params.stop))
+            for i, ids in zip(batch, made, strict=True):
+                done[i] = self._generation(prompts[i], ids, params, names[i])
+        return [done[i] for i in range(len(prompts))]
+
+    def stream(self, prompt: ResolvedPrompt, params: GenerationParams, adapter: str | None = None) -> Iterator[GenerationChunk]:
+        self._check_room(prompt)
+        chunks: queue.Queue[int | Exception | None] = queue.Queue()
+        cancelled = threading.Event()
+        streamer = _Streamer(chunks.put)
+
+        def work() -> None:
+            try:
+                stopping = StopStrings(self.tokenizer, params.stop, cancelled)
+                self._run([prompt], params, [adapter], stopping, streamer)
+                chunks.put(None)
+            except Exception as error:  # carried over: the consumer would wait for ever
+                chunks.put(error)
+
+        thread = threading.Thread(target=work, name="lloco-generate", daemon=True)
+        thread.start()
+        return self._consume(prompt, params, adapter, chunks, cancelled, thread)
+
+    def add_adapters(self, adapters: Mapping[str, str]) -> None:
+        with self.lock:
+            self.adapters.add(adapters)
+
+    def _consume(
+        self,
+        prompt: ResolvedPrompt,
+        params: GenerationParams,
+        adapter: str | None,
+        chunks: queue.Queue[int | Exception | None],
+        cancelled: threading.Event,
+        thread: threading.Thread,
+    ) -> Iterator[GenerationChunk]:
+        ids: list[int] = []
+        sent = ""
+        try:
+            while (item := chunks.get()) is not None:
+                if isinstance(item, Exception):
+                    raise item
+                ids.append(item)
+                text = cut_at_stop(self._text(ids), params.stop)[0]
+                safe = text[: safe_length(text, params.stop)]
+                if safe.startswith(sent) and len(safe) > len(sent):
+                    yield GenerationChunk(safe[len(sent) :])
+                    sent = safe
+            final = self._generation(prompt, ids, params, adapter)
+            yield GenerationChunk(final.text[len(sent) :], final)
+        finally:
+            cancelled.set()
+            thread.join()
+
+    def _run(
+        self,
+        prompts: Sequence[ResolvedPrompt],
+        params: GenerationParams,
+        names: Sequence[str | None],
+        stopping: StopStrings,
+        streamer: Any = None,
+    ) -> list[list[int]]:
+        """New token ids of each prompt, without padding."""
+        from transformers import GenerationConfig, StoppingCriteriaList
+
+        longest = max(p.n_positions for p in prompts)
+        pad_id = self.ends[0] if self.ends else 0
+        sampled = params.temperature > 0
+        how: dict[str, Any] = {"do_sample": sampled}
+        if sampled:
+            how |= {"temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k}
+        config = GenerationConfig(
+            max_new_tokens=max(1, min(params.max_new_tokens, self.window - longest)),
+            repetition_penalty=params.repetition_penalty,
+            eos_token_id=self.ends or None,
+            pad_token_id=pad_id,
+            **how,
+        )
+        with self.lock, torch.inference_mode():
+            try:
+                extra = self.adapters.choose(names)
+                embeds, mask = self._inputs(prompts)
+                with torch.random.fork_rng(enabled=sampled and params.seed is not None):
+                    if sampled and params.seed is not None:
+                        torch.manual_seed(params.seed)
+                    out = self.adapters.model.generate(
+                        inputs_embeds=embeds,
+                        attention_mask=mask,
+                        generation_config=config,
+                        stopping_criteria=StoppingCriteriaList([stopping]),
+                        streamer=streamer,
+                        **extra,
+                    )
+            except LLoCOError:
+                raise
+            except Exception as error:
+                raise LLoCOError(f"generation failed: {type(error).__name__}: {error}") from error
+        return [self._without_padding(row.tolist()) for row in out]
+
+    def _inputs(self, prompts: Sequence[ResolvedPrompt]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Left-padded ``inputs_embeds`` and a mask of ones over each prompt."""
+        embedding: Any = self.model.get_input_embeddings()
+        device, dtype = embedding.weight.device, embedding.weight.dtype
+        longest = max(p.n_positions for p in prompts)
+        embeds = torch.zeros(len(prompts), longest, embedding.weight.shape[1], device=device, dtype=dtype)
+        mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
+        for i, prompt in enumerate(prompts):
+            rows = [
+                embedding(torch.tensor(piece, device=device)) if isinstance(piece, list) else piece.to(device, dtype)
+                for piece in prompt.pieces
+            ]
+            embeds[i, longest - prompt.n_positions :] = torch.cat(rows)
+            mask[i, longest - prompt.n_positions :] = 1
+        return embeds, mask
+
+    def _without_padding(self, ids: list[int]) -> list[int]:
+        for i, token in enumerate(ids):
+            if token in self.ends:
+                return ids[: i + 1]
+        return ids
+
+    def _generation(self, prompt: ResolvedPrompt, ids: list[int], params: GenerationParams, adapter: str | None) -> Generation:
+        text, stopped = cut_at_stop(self._text(ids), params.stop)
+        ended = stopped or bool(ids and ids[-1] in self.ends)
+        usage = Usage(prompt.n_positions, len(ids), prompt.source_tokens)
+        return Generation(text, "stop" if ended else "length", usage, adapter)
+
+    def _text(self, ids: list[int]) -> str:
+        if self.tokenizer is None:
+            return " ".join(map(str, ids))
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def _check_room(self, prompt: ResolvedPrompt) -> None:
+        if prompt.n_positions >= self.window:
+            raise PromptTooLong(
+                f"the prompt takes {prompt.n_positions} positions, and the model's window has {self.window}, of which the answer "
+                f"needs at least one; retrieve fewer nodes, or ask for a coarser ratio"
+            )
+
+
+class _Streamer:
+    """Passes the new tokens of a single prompt on; transformers calls it with whatever it has appended."""
+
+    def __init__(self, put: Callable[[int], None]) -> None:
+        self._put = put
+
+    def put(self, value: torch.Tensor) -> None:
+        for token in value.flatten().tolist():
+            self._put(token)
+
+    def end(self) -> None:
+        """The end comes from the generating thread itself, after the last token."""

@@ -1,0 +1,82 @@
+"""Documents and questions from ``*.docs.jsonl[.gz]`` and ``*.qa.jsonl[.gz]`` files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lloco_integrations.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Document:
+    doc_id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """``choices`` and ``answer_index`` are given for multiple choice. ``answers`` is empty where no document holds the answer."""
+
+    id: str
+    doc_id: str
+    question: str
+    answers: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    answer_index: int | None = None
+
+
+def read_documents(path: Path | str) -> list[Document]:
+    """Documents of a JSONL file. Raises BadInput naming file and line for malformed lines and missing or empty fields."""
+    return [Document(_text(row, "doc_id", at), str(row.get("title") or ""), _text(row, "text", at)) for row, at in _lines(Path(path))]
+
+
+def read_questions(path: Path | str) -> list[Question]:
+    """Questions of a JSONL file. Raises BadInput naming file and line for malformed lines and missing fields."""
+    questions = []
+    for row, at in _lines(Path(path)):
+        answers = row.get("answers")
+        if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
+            raise BadInput(f"{at}: 'answers' must be a list of strings, not {answers!r}")
+        index = row.get("answer_index")
+        questions.append(
+            Question(
+                id=str(row.get("id", at)),
+                doc_id=_text(row, "doc_id", at),
+                question=_text(row, "question", at),
+                answers=tuple(a for a in answers if a.strip()),
+                choices=tuple(row.get("choices") or ()),
+                answer_index=index if isinstance(index, int) else None,
+            )
+        )
+    return questions
+
+
+def _lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                at = f"{path}, line {number}"
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise BadInput(f"{at}: not valid JSON ({error.msg} at column {error.colno}); write one object a line") from error
+                if not isinstance(row, dict):
+                    raise BadInput(f"{at}: expected a JSON object, not {type(row).__name__}")
+                yield row, at
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {path}: {error}; give a .jsonl or .jsonl.gz file in UTF-8") from error
+
+
+def _text(row: dict[str, Any], field: str, at: str) -> str:
+    value = row.get(field)
+    if not isinstance(value, str) or not value.strip():
+        raise BadInput(f"{at}: '{field}' must be a non-empty string, not {value!r}")
+    return value

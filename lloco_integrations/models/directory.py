@@ -1,0 +1,94 @@
+"""A complete mean_pool model as a directory that any tool can read:
+
+    lloco.json              what it is: CompressorSpec, prompting
+    encoder/                plain Hugging Face model: the compressor's trunk
+    projector.safetensors   what stands between encoder and decoder
+    decoder/                plain Hugging Face causal LM with tokenizer (vLLM serves it as it is)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from lloco_integrations.compressors.mean_pool import MeanPoolCompressor, MeanPoolEncoder, Projector
+from lloco_integrations.errors import ModelNotFound
+from lloco_integrations.types import CompressorSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MANIFEST = "lloco.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``lloco.json``. ``source``: what the directory was made from, so that a newer package makes it again."""
+
+    spec: CompressorSpec
+    name: str
+    bidirectional: bool
+    chat: bool
+    source: str = ""
+
+
+def save_directory(
+    directory: Path,
+    manifest: Manifest,
+    encoder: MeanPoolEncoder,
+    decoder: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Write a model directory in one step: it is complete, or not there. What was there before is replaced."""
+    part = directory.with_name(f"{directory.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        encoder.trunk.save_pretrained(part / "encoder")
+        decoder.save_pretrained(part / "decoder")
+        tokenizer.save_pretrained(part / "decoder")
+        save_file({k: v.contiguous() for k, v in encoder.projector.state_dict().items()}, part / "projector.safetensors")
+        (part / MANIFEST).write_text(json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1) + "\n")
+        if directory.exists():
+            shutil.rmtree(directory)
+        os.replace(part, directory)
+    except OSError as error:
+        raise ModelNotFound(f"cannot write the model to {directory}: {error}; make room or name another folder in LLOCO_HOME") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a model directory. Raises ModelNotFound if it is missing, damaged or of a newer format."""
+    path = directory / MANIFEST
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+        if values.pop("format") != FORMAT:
+            raise ModelNotFound(f"{path} has a format that this version does not read (it reads {FORMAT}); upgrade lloco_integrations")
+        spec = values.pop("spec")
+        return Manifest(spec=CompressorSpec(**{**spec, "ratios": tuple(spec["ratios"])}), **values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelNotFound(f"{path} cannot be read ({error!r}); delete {directory} and load the model again") from error
+
+
+def load_compressor(directory: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> MeanPoolCompressor:
+    """The compressor of a model directory."""
+    from transformers import AutoModel
+
+    try:
+        trunk = AutoModel.from_pretrained(directory / "encoder", dtype=dtype, local_files_only=True).to(device)
+        state = load_file(directory / "projector.safetensors")
+    except Exception as error:
+        raise ModelNotFound(f"the compressor in {directory} cannot be loaded: {error}; delete the folder and load the model again") from error
+    projector = Projector(manifest.spec.hidden_size, window=state["slots"].shape[0])
+    projector.load_state_dict(state)
+    encoder = MeanPoolEncoder(trunk, projector.to(device), bidirectional=manifest.bidirectional)
+    return MeanPoolCompressor(encoder.requires_grad_(False), manifest.spec)

@@ -1,0 +1,137 @@
+"""``load_model``: a preset, a directory, or a hub id."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lloco_integrations.backends.transformers import TransformersBackend
+from lloco_integrations.errors import IncompatibleSummary, ModelNotFound
+from lloco_integrations.models.directory import MANIFEST, load_compressor, read_manifest
+from lloco_integrations.models.materialise import materialised
+from lloco_integrations.models.model import LLoCOModel
+from lloco_integrations.models.presets import DEFAULT_MODEL, PRESETS
+from lloco_integrations.prompting import Prompter
+
+
+def load_model(
+    name_or_path: str | Path = DEFAULT_MODEL,
+    *,
+    adapter: str | Path | None = None,
+    adapters: dict[str, str] | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> LLoCOModel:
+    """A preset by name, a directory (made by this package, or an AutoCompressor checkpoint as its authors save it), or a hub id of one.
+
+    Args:
+        name_or_path: see above.
+        adapter: directory or hub id of a LoRA; used for every answer under the name "default".
+        adapters: group name -> directory or hub id.
+        device: "auto" (CUDA, Apple's MPS, else the CPU), or a torch device.
+        dtype: "auto" (bfloat16 where the device computes it fast, else float32), "float32", "bfloat16" or "float16".
+
+    Raises:
+        ModelNotFound: no such model, incomplete files, or an unknown device or dtype.
+        IncompatibleAdapter: later, when an adapter is first used.
+    """
+    where, kind = _device(device), dtype
+    paths = {**({"default": str(adapter)} if adapter is not None else {}), **(adapters or {})}
+    name = str(name_or_path)
+    directory = Path(name_or_path).expanduser()
+    preset = PRESETS.get(name)
+    if preset is not None and preset.wheel is not None:
+        directory = materialised(preset)
+    elif preset is not None and preset.hub_id is not None:
+        directory = Path(preset.hub_id)
+    elif not directory.exists() and name.count("/") != 1:
+        raise ModelNotFound(f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a directory nor a hub id such as 'owner/model'")
+    if (directory / MANIFEST).is_file():
+        return _load_directory(name, directory, paths, where, _dtype(kind, where))
+    return _load_autocompressor(name, directory, paths, where, _dtype(kind, where))
+
+
+def _load_directory(name: str, directory: Path, adapters: dict[str, str], device: torch.device, dtype: torch.dtype) -> LLoCOModel:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    manifest = read_manifest(directory)
+    compressor = load_compressor(directory, manifest, device, dtype)
+    try:
+        decoder: Any = AutoModelForCausalLM.from_pretrained(directory / "decoder", dtype=dtype, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(directory / "decoder", local_files_only=True)
+    except Exception as error:
+        raise ModelNotFound(f"the decoder in {directory} cannot be loaded: {error}; delete the folder and load the model again") from error
+    decoder = decoder.to(device).eval().requires_grad_(False)
+    if decoder.config.hidden_size != manifest.spec.hidden_size:
+        raise IncompatibleSummary(
+            f"{directory}: the compressor makes vectors of width {manifest.spec.hidden_size}, the decoder reads {decoder.config.hidden_size}"
+        )
+    prompter = Prompter(tokenizer, chat=manifest.chat, placement=manifest.spec.placement)
+    return LLoCOModel(name, compressor, decoder, TransformersBackend(decoder, tokenizer, adapters=adapters), tokenizer, prompter)
+
+
+def _load_autocompressor(name: str, path: Path, adapters: dict[str, str], device: torch.device, dtype: torch.dtype) -> LLoCOModel:
+    from transformers import AutoTokenizer
+
+    from lloco_integrations.compressors.autocompressor import AutoCompressor
+    from lloco_integrations.compressors.checkpoint import open_checkpoint
+
+    directory = open_checkpoint(path).directory
+    compressor = AutoCompressor.from_pretrained(directory, device=device, dtype=dtype)
+    decoder = compressor.model.requires_grad_(False)
+    tokenizer: Any = None
+    if any((directory / f).exists() for f in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    prompter = Prompter(tokenizer, chat=False, placement="prefix") if tokenizer is not None else None
+    backend = TransformersBackend(decoder, tokenizer, adapters=adapters, lock=compressor.lock)
+    return LLoCOModel(name, compressor, decoder, backend, tokenizer, prompter)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ModelNotFound(f"unknown device {name!r}: {error}; use 'auto', 'cpu', 'cuda' or 'mps'") from error
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        fast = device.type == "cuda" or (device.type == "cpu" and _cpu_computes_bfloat16())
+        return torch.bfloat16 if fast else torch.float32
+    found = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(name)
+    if found is None:
+        raise ModelNotFound(f"unknown dtype {name!r}; use 'auto', 'float32', 'bfloat16' or 'float16'")
+    return found
+
+
+def _cpu_computes_bfloat16() -> bool:
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
+    return any(bool(getattr(torch.cpu, check)()) for check in checks if hasattr(torch.cpu, check))
+
+
+_shared: dict[tuple[str, str, str], LLoCOModel] = {}
+_shared_lock = threading.Lock()
+
+
+def shared_model(
+    name_or_path: str = DEFAULT_MODEL, *, adapters: dict[str, str] | None = None, device: str = "auto", dtype: str = "auto"
+) -> LLoCOModel:
+    """As ``load_model``, but one object a process for one name, device and dtype: an LLM and a postprocessor share the weights.
+
+    ``adapters`` are added to those that the model has. Raises IncompatibleAdapter if a name is taken by another path.
+    """
+    key = (str(name_or_path), device, dtype)
+    with _shared_lock:
+        if key not in _shared:
+            _shared[key] = load_model(name_or_path, device=device, dtype=dtype)
+        model = _shared[key]
+    if adapters:
+        model.backend.add_adapters(adapters)
+    return model

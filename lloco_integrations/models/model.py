@@ -1,0 +1,181 @@
+"""A compressor and the decoder that reads it, as one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from lloco_integrations.backends.base import Backend
+from lloco_integrations.compressors.base import Compressor, Progress
+from lloco_integrations.errors import BadInput, LLoCOError, PlaceholderError
+from lloco_integrations.placeholder import Placeholder
+from lloco_integrations.prompting import Prompter, Segment
+from lloco_integrations.types import (
+    CompressorSpec,
+    Generation,
+    GenerationChunk,
+    GenerationParams,
+    Message,
+    ResolvedPrompt,
+    SummaryEmbeddings,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from lloco_integrations.store import SummaryStore
+
+Prompt = str | Sequence[Message] | Sequence[Segment | SummaryEmbeddings]
+
+
+@dataclass
+class LLoCOModel:
+    """See ``load_model``. ``tokenizer`` and ``prompter`` are None for a checkpoint without a tokenizer: only ``_ids`` calls work then."""
+
+    name: str
+    compressor: Compressor
+    decoder: PreTrainedModel
+    backend: Backend
+    tokenizer: PreTrainedTokenizerBase | None
+    prompter: Prompter | None
+
+    @property
+    def spec(self) -> CompressorSpec:
+        return self.compressor.spec
+
+    @property
+    def fingerprint(self) -> str:
+        return self.spec.fingerprint
+
+    @property
+    def window(self) -> int:
+        """Positions that prompt and answer share."""
+        return self.backend.window
+
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of ordinary text, no special tokens. Raises BadInput for text without any."""
+        if not text.strip():
+            raise BadInput(f"the text {text[:20]!r} has nothing to compress; leave empty texts and blanks out")
+        return self._prompter().text_ids(text)
+
+    def compress(
+        self, texts: Sequence[str], *, batch_size: int | None = None, progress: bool | Progress = False
+    ) -> list[SummaryEmbeddings]:
+        """One SummaryEmbeddings a text, in order. ``progress``: True for a bar, or a callable that gets source tokens done.
+
+        Raises BadInput naming the text for one that is empty or blank.
+        """
+        documents = []
+        for i, text in enumerate(texts):
+            try:
+                documents.append(self.text_ids(text))
+            except BadInput as error:
+                raise BadInput(f"text {i} of {len(texts)}: {error}") from error
+        return self.compress_ids(documents, batch_size=batch_size, progress=progress)
+
+    def compress_ids(
+        self,
+        documents: Sequence[Sequence[int]],
+        *,
+        batch_size: int | None = None,
+        segment_length: int | None = None,
+        progress: bool | Progress = False,
+    ) -> list[SummaryEmbeddings]:
+        """As ``compress``, from token ids (no BOS, no EOS)."""
+        if progress is not True:
+            return self.compressor.compress_ids(
+                documents, batch_size=batch_size, segment_length=segment_length, progress=progress or None
+            )
+        from tqdm.auto import tqdm
+
+        with tqdm(total=sum(map(len, documents)), unit="tok", desc="compressing") as bar:
+            return self.compressor.compress_ids(
+                documents, batch_size=batch_size, segment_length=segment_length, progress=lambda n: bar.update(n) and None
+            )
+
+    def resolve(self, prompt: Prompt, store: SummaryStore | None = None) -> ResolvedPrompt:
+        """``prompt`` with its placeholders replaced by vectors: a text, a conversation, or segments (ids, placeholders, summaries).
+
+        Raises PlaceholderError for a key that ``store`` does not hold, IncompatibleSummary for another compressor's summary.
+        """
+        segments: Sequence[Segment | SummaryEmbeddings]
+        if isinstance(prompt, str) or all(isinstance(m, Message) for m in prompt):
+            segments = self._prompter().segments(prompt)  # type: ignore[arg-type]
+        else:
+            segments = prompt  # type: ignore[assignment]
+        keys = list(dict.fromkeys(s.key for s in segments if isinstance(s, Placeholder)))
+        found: dict[str, SummaryEmbeddings] = {}
+        if keys:
+            if store is None:
+                raise PlaceholderError(f"the prompt has {len(keys)} placeholders and no store was given; pass store=")
+            for key, summary in zip(keys, store.get_many(keys), strict=True):
+                if summary is None:
+                    raise PlaceholderError(
+                        f"the store {store.url} does not hold the placeholder key {key!r}; compress the document into this "
+                        f"store, or open the store that the placeholder was made from"
+                    )
+                found[key] = summary
+        pieces: list[list[int] | torch.Tensor] = []
+        positions = source = 0
+        for segment in segments:
+            if isinstance(segment, Placeholder):
+                summary, ratio = found[segment.key], segment.ratio
+            elif isinstance(segment, SummaryEmbeddings):
+                summary, ratio = segment, None
+            else:
+                pieces.append(list(segment))
+                positions += len(segment)
+                source += len(segment)
+                continue
+            rows = self.compressor.read(summary, ratio)
+            pieces.append(rows)
+            positions += rows.shape[0]
+            source += summary.n_tokens
+        return ResolvedPrompt(tuple(pieces), positions, source)
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        params: GenerationParams | None = None,
+        *,
+        store: SummaryStore | None = None,
+        adapters: Sequence[str | None] | None = None,
+    ) -> list[Generation]:
+        """One Generation a prompt, in one batch. See ``resolve`` for prompts and Backend.generate for errors."""
+        return self.backend.generate([self.resolve(p, store) for p in prompts], params or GenerationParams(), adapters)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        params: GenerationParams | None = None,
+        *,
+        store: SummaryStore | None = None,
+        adapter: str | None = None,
+    ) -> Iterator[GenerationChunk]:
+        """The answer in pieces; the last chunk has ``final``."""
+        return self.backend.stream(self.resolve(prompt, store), params or GenerationParams(), adapter)
+
+    def loss(self, context_vectors: torch.Tensor | None, prompt_ids: Sequence[int], labels: Sequence[int]) -> torch.Tensor:
+        """Mean negative log-likelihood (nats a token) of ``labels`` after ``[context_vectors | prompt_ids]``; differentiable.
+
+        ``context_vectors (n_vectors, hidden_size)`` as ``compressor.read`` gives them, or None.
+        """
+        if not labels or not prompt_ids:
+            raise BadInput("loss needs at least one prompt id and one label")
+        embedding: Any = self.decoder.get_input_embeddings()
+        ids = torch.tensor([*prompt_ids, *labels], device=embedding.weight.device)
+        rows = embedding(ids)
+        if context_vectors is not None:
+            rows = torch.cat([context_vectors.to(rows.device, rows.dtype), rows])
+        mask = torch.ones(1, rows.shape[0], dtype=torch.long, device=rows.device)
+        logits = self.decoder(inputs_embeds=rows[None], attention_mask=mask, use_cache=False).logits[0]
+        return cross_entropy(logits[-len(labels) - 1 : -1].float(), ids[-len(labels) :])
+
+    def _prompter(self) -> Prompter:
+        if self.prompter is None:
+            raise LLoCOError(f"{self.name} has no tokenizer, so only compress_ids and prompts of ids work; add its tokenizer files")
+        return self.prompter

@@ -1,0 +1,127 @@
+"""Text with placeholders -> ordered segments -> ``inputs_embeds``.
+
+The text half decides what is a special token: only the chat template may be. Text from users and documents is tokenised with
+``split_special_tokens=True``, so a document cannot smuggle in ``<|im_end|>``. The tensor half puts vectors and token embeddings
+in a row. Training builds its prompts with the same functions, so a model reads what it was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lloco_integrations import placeholder
+from lloco_integrations.errors import BadInput
+from lloco_integrations.placeholder import Placeholder
+from lloco_integrations.types import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Segment = list[int] | Placeholder
+"""Token ids, or a placeholder that stands for vectors."""
+
+_MARK = "\ue000{}\ue001"
+
+
+class Prompter:
+    """Turns prompts into segments for one tokenizer.
+
+    ``chat`` says whether the tokenizer's chat template is used; without it, a prompt goes to the model as it is.
+    ``placement`` is ``"inline"``, or ``"prefix"`` to move all summary embeddings in front of the prompt (the paper's way).
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, chat: bool, placement: str = "inline") -> None:
+        self.tokenizer = tokenizer
+        self.chat = chat
+        self.placement = placement
+
+    def segments(self, prompt: str | Sequence[Message]) -> list[Segment]:
+        """Segments of ``prompt``: a plain text (sent as one user turn when ``chat``) or a conversation.
+
+        Raises PlaceholderError on a broken placeholder and BadInput on an empty conversation.
+        """
+        messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+        if not messages:
+            raise BadInput("the prompt has no messages; pass at least one")
+        if self.chat:
+            segments = self._chat_segments(messages)
+        elif len(messages) == 1:
+            segments = self._plain(messages[0].content)
+        else:
+            text = "\n".join(f"{m.role}: {m.content}" for m in messages)
+            segments = self._plain(f"{text}\nassistant:")
+        if self.placement == "prefix":
+            vectors = [s for s in segments if isinstance(s, Placeholder)]
+            ids = [i for s in segments if not isinstance(s, Placeholder) for i in s]
+            segments = [*vectors, ids] if ids else [*vectors]
+        if not segments:
+            raise BadInput("the prompt is empty; ask something")
+        return segments
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of ordinary text: nothing in it becomes a special token."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return ids
+
+    def _special_ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
+        return ids
+
+    def _plain(self, text: str) -> list[Segment]:
+        out: list[Segment] = []
+        for part in placeholder.split(text):
+            _append(out, part if isinstance(part, Placeholder) else self.text_ids(part))
+        return out
+
+    def _chat_segments(self, messages: list[Message]) -> list[Segment]:
+        marked = [{"role": m.role, "content": _MARK.format(i)} for i, m in enumerate(messages)]
+        try:
+            rendered: str = self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
+        except Exception as error:
+            roles = [m.role for m in messages]
+            raise BadInput(f"this model's chat template refuses the roles {roles}: {error}; use system, user and assistant") from error
+        out: list[Segment] = []
+        rest = rendered
+        for i, message in enumerate(messages):
+            before, found, rest = rest.partition(_MARK.format(i))
+            if not found:
+                raise BadInput(f"this model's chat template drops the message of role {message.role!r}; leave it out")
+            _append(out, self._special_ids(before))
+            for segment in self._plain(message.content):
+                _append(out, segment)
+        _append(out, self._special_ids(rest))
+        return out
+
+
+def embed(
+    segments: Sequence[Segment],
+    token_embeddings: Callable[[torch.Tensor], torch.Tensor],
+    vectors: Callable[[Placeholder], torch.Tensor],
+) -> torch.Tensor:
+    """``inputs_embeds (n_positions, hidden_size)`` of ``segments``, in the dtype and on the device of the token embeddings."""
+    probe = token_embeddings(torch.zeros(0, dtype=torch.long, device=_device(token_embeddings)))
+    rows = []
+    for segment in segments:
+        if isinstance(segment, Placeholder):
+            rows.append(vectors(segment).to(device=probe.device, dtype=probe.dtype))
+        else:
+            rows.append(token_embeddings(torch.tensor(segment, dtype=torch.long, device=probe.device)))
+    return torch.cat(rows)
+
+
+def _device(module: Any) -> torch.device:
+    weight = getattr(module, "weight", None)
+    return weight.device if isinstance(weight, torch.Tensor) else torch.device("cpu")
+
+
+def _append(out: list[Segment], segment: Segment) -> None:
+    if isinstance(segment, Placeholder):
+        out.append(segment)
+    elif segment:
+        if out and isinstance(out[-1], list):
+            out[-1] = [*out[-1], *segment]
+        else:
+            out.append(segment)

@@ -1,0 +1,250 @@
+"""Documents with their questions -> batches of packed prompts. Batch ``step`` depends on the seed and the step alone, so that
+training resumes to the step without stored iterator state."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lloco_integrations import placeholder
+from lloco_integrations.errors import BadInput
+from lloco_integrations.evaluation.datasets import Question, read_documents, read_questions
+from lloco_integrations.placeholder import KEY_LENGTH, Placeholder
+from lloco_integrations.training.templates import NO_ANSWER, PLAIN, TEMPLATES, Template
+
+if TYPE_CHECKING:
+    from lloco_integrations.prompting import Prompter, Segment
+
+
+_QUESTION_TOKENS = 48
+"""What a branch takes on average, template included; to size batches only."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """A document to be encoded once for all its questions. ``ids`` are its tokens, cut at ``max_tokens``."""
+
+    title: str
+    ids: tuple[int, ...]
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What follows a row's shared prefix: ``prompt`` ids, then the ``target`` ids that are learnt, each counted ``weight`` times."""
+
+    prompt: tuple[int, ...]
+    target: tuple[int, ...]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A shared prefix (token ids and placeholders) and the branches that each continue it, blind to one another."""
+
+    prefix: tuple[Segment, ...]
+    branches: tuple[Branch, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``contexts``: token ids of the documents to encode. A placeholder in a row names one by ``context_key(i)``."""
+
+    contexts: tuple[tuple[int, ...], ...]
+    ratio: int
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares of the kinds of prompt; the rest are compressed contexts with an answer in one of them."""
+
+    raw: float = 0.06
+    no_context: float = 0.02
+    unanswerable: float = 0.03
+    distractors: tuple[float, ...] = (0.45, 0.3, 0.15, 0.1)
+    metadata: float = 0.25
+    quote: float = 1.0
+    quote_weight: float = 0.5
+    quote_lead: int = 8
+    quote_tokens: int = 32
+
+
+def context_key(i: int) -> str:
+    """The placeholder key of the batch's context ``i``."""
+    letters = ""
+    while i:
+        i, digit = divmod(i, 26)
+        letters = chr(ord("a") + digit) + letters
+    return letters.rjust(KEY_LENGTH, "a")
+
+
+def context_index(key: str) -> int:
+    """The context that ``key`` names: the inverse of ``context_key``."""
+    value = 0
+    for letter in key:
+        value = value * 26 + ord(letter) - ord("a")
+    return value
+
+
+def load_contexts(
+    pairs: Sequence[tuple[Path, Path]], text_ids: Callable[[str], list[int]], max_tokens: int, min_tokens: int = 24
+) -> list[Context]:
+    """Contexts of ``(docs file, qa file)`` pairs: documents of ``min_tokens`` to ``max_tokens`` tokens that have answered questions.
+
+    Raises BadInput if a questions file names no document of its documents file.
+    """
+    contexts = []
+    for docs_path, qa_path in pairs:
+        by_document: dict[str, list[Question]] = defaultdict(list)
+        for question in read_questions(qa_path):
+            if question.answers:
+                by_document[question.doc_id].append(question)
+        documents = [d for d in read_documents(docs_path) if d.doc_id in by_document]
+        if not documents:
+            raise BadInput(f"no question of {qa_path} is about a document of {docs_path}; check that the doc_ids agree")
+        for document in documents:
+            ids = text_ids(placeholder.neutralise(document.text))
+            if min_tokens <= len(ids) <= max_tokens:
+                contexts.append(Context(document.title, tuple(ids), tuple(by_document[document.doc_id])))
+    return contexts
+
+
+@dataclass
+class Sampler:
+    """Draws batches. ``rows`` documents a batch, fewer where they would pass ``positions`` decoder positions together; up to
+    ``questions`` questions each; ``ratios(step)`` gives the ratios' weights."""
+
+    contexts: Sequence[Context]
+    prompter: Prompter
+    ratios: Callable[[int], dict[int, float]]
+    end: int
+    rows: int = 8
+    questions: int = 5
+    positions: int = 3072
+    seed: int = 0
+    mix: Mix = field(default_factory=Mix)
+    _epoch: tuple[int, list[list[int]]] = (-1, [])
+
+    def __post_init__(self) -> None:
+        if len(self.contexts) < self.rows:
+            raise BadInput(f"{len(self.contexts)} documents with questions are fewer than the {self.rows} rows of a batch; add data or lower rows")
+
+    def batch(self, step: int) -> Batch:
+        """The batch of ``step``, the same however often and in whatever order it is asked for."""
+        rng = random.Random(f"{self.seed}/{step}")
+        epoch, at = divmod(step, len(self.contexts) // self.rows)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self._order(epoch))
+        chosen = [self.contexts[i] for i in self._epoch[1][at]]
+        weights = self.ratios(step)
+        ratio = rng.choices(list(weights), list(weights.values()))[0]
+        raw = rng.random() < self.mix.raw  # for all rows or none: one long raw row would pad all others
+        longest = max(len(c.ids) for c in chosen) // (1 if raw else ratio) + _QUESTION_TOKENS * self.questions
+        n_rows = max(1, min(self.rows, self.positions // longest))
+        room = max(self.positions // n_rows - longest, 0)
+        rows = tuple(self._row(i, chosen, ratio, room, raw, rng) for i in range(n_rows))
+        return Batch(tuple(c.ids for c in chosen), ratio, rows)
+
+    def _order(self, epoch: int) -> list[list[int]]:
+        """Batches of documents of similar length, in random order."""
+        rng = random.Random(f"{self.seed}/epoch/{epoch}")
+        order = list(range(len(self.contexts)))
+        rng.shuffle(order)
+        usable = len(order) // self.rows * self.rows
+        batches: list[list[int]] = []
+        pool = self.rows * 32
+        for start in range(0, usable, pool):
+            near = sorted(order[start : min(start + pool, usable)], key=lambda i: len(self.contexts[i].ids))
+            batches += [near[i : i + self.rows] for i in range(0, len(near), self.rows)]
+        rng.shuffle(batches)
+        return batches
+
+    def _row(self, own: int, chosen: list[Context], ratio: int, room: int, raw: bool, rng: random.Random) -> Row:
+        mix, context = self.mix, chosen[own]
+        template = rng.choices(TEMPLATES, [t.weight for t in TEMPLATES])[0]
+        n_others = rng.choices(range(len(mix.distractors)), mix.distractors)[0]
+        others = rng.sample([i for i in range(len(chosen)) if i != own], min(n_others, len(chosen) - 1))
+        if rng.random() < mix.no_context:
+            text, shown = "", []
+        else:
+            shown = [own]
+            for i in others:
+                cost = len(chosen[i].ids) // ratio
+                if cost <= room:
+                    shown.append(i)
+                    room -= cost
+            rng.shuffle(shown)
+            named = rng.random() < mix.metadata
+            text = "\n\n".join(self._shown(i, chosen[i], raw and i == own, named) for i in shown)
+        prompts: list[tuple[list[Segment], tuple[int, ...], float]] = []
+        n_questions = self.questions if template.shares_prefix else 1
+        for question in rng.sample(context.questions, min(n_questions, len(context.questions))):
+            asked, answer = question.question, question.answers[0]
+            if shown and rng.random() < mix.unanswerable:
+                elsewhere = [i for i in range(len(chosen)) if i not in shown]
+                if elsewhere:
+                    asked, answer = rng.choice(chosen[rng.choice(elsewhere)].questions).question, NO_ANSWER
+            prompts.append((self._segments(template, text, asked), (*self.prompter.text_ids(answer), self.end), 1.0))
+        if template.shares_prefix and shown and rng.random() < mix.quote and len(context.ids) > mix.quote_lead + 8:
+            at = rng.randrange(len(context.ids) - mix.quote_lead - 7)
+            lead = self.prompter.tokenizer.decode(context.ids[at : at + mix.quote_lead])
+            rest = context.ids[at + mix.quote_lead :][: mix.quote_tokens]
+            ask = f'Which words follow "{lead.strip()}"?'
+            prompts.append((self._segments(template, text, ask), rest, mix.quote_weight))
+        return share_prefix(prompts)
+
+    def _segments(self, template: Template, text: str, question: str) -> list[Segment]:
+        return self.prompter.segments(template.fill(text, placeholder.neutralise(question)))
+
+    def _shown(self, i: int, context: Context, raw: bool, named: bool) -> str:
+        content = self.prompter.tokenizer.decode(context.ids) if raw else placeholder.make(context_key(i))
+        return f"title: {placeholder.neutralise(context.title)}\n\n{content}" if named and context.title else content
+
+
+def plain_batch(contexts: Sequence[Context], sampler: Sampler, kind: str, ratio: int, questions: int = 3) -> Batch:
+    """One document a prompt in the plain template, its first questions; ``kind``: "none", "raw" or "summary". For evaluation."""
+    prompter, rows = sampler.prompter, []
+    for i, context in enumerate(contexts):
+        shown = {"none": "", "raw": prompter.tokenizer.decode(context.ids), "summary": placeholder.make(context_key(i))}[kind]
+        prompts = [
+            (prompter.segments(PLAIN.fill(shown, q.question)), (*prompter.text_ids(q.answers[0]), sampler.end), 1.0)
+            for q in context.questions[:questions]
+        ]
+        rows.append(share_prefix(prompts))
+    return Batch(tuple(c.ids for c in contexts), ratio, tuple(rows))
+
+
+def share_prefix(prompts: Sequence[tuple[list[Segment], tuple[int, ...], float]]) -> Row:
+    """One Row of prompts that begin alike: what all share comes once, as long as a branch keeps one position of its own."""
+    flat = [_flat(segments) for segments, _, _ in prompts]
+    shared = 0
+    limit = min(len(f) for f in flat) - 1
+    while shared < limit and all(f[shared] == flat[0][shared] for f in flat):
+        shared += 1
+    if any(isinstance(item, Placeholder) for f in flat for item in f[shared:]):
+        raise BadInput("a prompt whose context follows its question cannot share a prefix; give each its own row")
+    branches = tuple(
+        Branch(tuple(i for i in f[shared:] if not isinstance(i, Placeholder)), target, weight)
+        for f, (_, target, weight) in zip(flat, prompts, strict=True)
+    )
+    prefix: list[Segment] = []
+    for item in flat[0][:shared]:
+        if isinstance(item, Placeholder):
+            prefix.append(item)
+        elif prefix and isinstance(prefix[-1], list):
+            prefix[-1].append(item)
+        else:
+            prefix.append([item])
+    return Row(tuple(prefix), branches)
+
+
+def _flat(segments: list[Segment]) -> list[int | Placeholder]:
+    flat: list[int | Placeholder] = []
+    for segment in segments:
+        flat.extend([segment] if isinstance(segment, Placeholder) else segment)
+    return flat

@@ -1,0 +1,89 @@
+"""Rows of segments -> tensors for one decoder pass, and the loss over the targets. Training and inference share this path:
+a branch sees exactly its row's prefix and itself, at the positions it would have alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from lloco_integrations import prompting
+from lloco_integrations.placeholder import Placeholder
+from lloco_integrations.training.data import Row
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One decoder pass: ``embeds (rows, length, hidden)``, ``attention (rows, 1, length, length)`` additive, ``positions (rows, length)``,
+    and for each target token its row, the position that predicts it, its id and its weight (all ``(n_targets,)``)."""
+
+    embeds: torch.Tensor
+    attention: torch.Tensor
+    positions: torch.Tensor
+    row: torch.Tensor
+    at: torch.Tensor
+    target: torch.Tensor
+    weight: torch.Tensor
+    question: torch.Tensor
+
+
+def pack(
+    rows: Sequence[Row],
+    token_embeddings: Callable[[torch.Tensor], torch.Tensor],
+    vectors: Callable[[Placeholder], torch.Tensor],
+) -> Packed:
+    """Tensors of ``rows``; gradients flow through the vectors of placeholders."""
+    embeds, positions, owners = [], [], []
+    where: list[tuple[int, int, int, float, int]] = []
+    question = 0
+    for r, row in enumerate(rows):
+        prefix = prompting.embed(row.prefix, token_embeddings, vectors)
+        parts, position, owner = [prefix], list(range(len(prefix))), [0] * len(prefix)
+        for b, branch in enumerate(row.branches, 1):
+            start = len(position)
+            ids = [*branch.prompt, *branch.target[:-1]]
+            parts.append(prompting.embed([ids], token_embeddings, vectors))
+            position += range(len(prefix), len(prefix) + len(ids))
+            owner += [b] * len(ids)
+            first = start + len(branch.prompt) - 1
+            where += [(r, first + i, token, branch.weight, question) for i, token in enumerate(branch.target)]
+            question += 1
+        embeds.append(torch.cat(parts))
+        positions.append(torch.tensor(position))
+        owners.append(torch.tensor(owner))
+    device = embeds[0].device
+    stacked = nn.utils.rnn.pad_sequence(embeds, batch_first=True)
+    owner_ids = nn.utils.rnn.pad_sequence(owners, batch_first=True, padding_value=-1).to(device)
+    length = stacked.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    same = owner_ids[:, :, None] == owner_ids[:, None, :]
+    seen = causal & (same | (owner_ids[:, None, :] == 0))
+    attention = torch.zeros(seen.shape, dtype=stacked.dtype, device=device).masked_fill(~seen, torch.finfo(stacked.dtype).min)
+    columns = list(zip(*where, strict=True))
+    return Packed(
+        embeds=stacked,
+        attention=attention[:, None],
+        positions=nn.utils.rnn.pad_sequence(positions, batch_first=True).to(device),
+        row=torch.tensor(columns[0], device=device),
+        at=torch.tensor(columns[1], device=device),
+        target=torch.tensor(columns[2], device=device),
+        weight=torch.tensor(columns[3], device=device),
+        question=torch.tensor(columns[4], device=device),
+    )
+
+
+def token_losses(packed: Packed, trunk: nn.Module, head: nn.Module) -> torch.Tensor:
+    """Negative log-likelihood in nats of each target token, ``(n_targets,)`` float32. The head runs on the targets' positions alone."""
+    hidden = trunk(
+        inputs_embeds=packed.embeds, attention_mask=packed.attention, position_ids=packed.positions, use_cache=False
+    ).last_hidden_state
+    logits = head(hidden[packed.row, packed.at])
+    return cross_entropy(logits.float(), packed.target, reduction="none")
+
+
+def weighted_mean(losses: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The scalar that training minimises."""
+    return (losses * weight).sum() / weight.sum()

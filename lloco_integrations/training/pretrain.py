@@ -1,0 +1,153 @@
+"""``lloco pretrain``: learn a compressor and the decoder's reading of it. Resumable to the step, logged, and stopped when it goes wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lloco_integrations.errors import TrainingError
+from lloco_integrations.training.checkpoint import load_checkpoint, save_checkpoint
+from lloco_integrations.training.data import Batch, Context, Mix, Sampler
+from lloco_integrations.training.objectives import Trainee
+from lloco_integrations.training.optimizer import MasterAdamW
+
+LOG_FIELDS = ("step", "seconds", "ratio", "loss", "lr", "questions")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Everything that decides a run's result; kept beside its weights.
+
+    ``curriculum``: (share of the steps, weights of the ratios until then). The learning rate warms up, stays, and falls
+    linearly to a tenth over the last ``decay`` of the steps.
+    """
+
+    steps: int = 1000
+    rows: int = 8
+    questions: int = 5
+    lr: float = 8e-4
+    projector_lr: float = 1e-3
+    warmup: int = 40
+    decay: float = 0.3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    rank: int = 16
+    alpha: int = 32
+    encoder_layers: int | None = None
+    bidirectional: bool = True
+    segment_length: int = 512
+    seed: int = 0
+    mix: Mix = field(default_factory=Mix)
+    curriculum: tuple[tuple[float, dict[int, float]], ...] = (
+        (0.08, {2: 1.0}),
+        (0.25, {2: 0.4, 4: 0.6}),
+        (0.50, {4: 0.7, 8: 0.3}),
+        (1.00, {4: 0.45, 8: 0.3, 16: 0.17, 32: 0.08}),
+    )
+
+    def ratios(self, step: int) -> dict[int, float]:
+        """Weights of the ratios that ``step`` may draw."""
+        return next((weights for until, weights in self.curriculum if step < until * self.steps), self.curriculum[-1][1])
+
+    def schedule(self, step: int) -> float:
+        """The learning rate's factor at ``step``."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        start = self.steps * (1 - self.decay)
+        return 1.0 if step < start else max(0.1, 1 - 0.9 * (step - start) / max(1.0, self.steps - start))
+
+
+def pretrain(
+    trainee: Trainee,
+    sampler: Sampler,
+    config: PretrainConfig,
+    out: Path,
+    *,
+    save_every: int = 50,
+    evaluate: Callable[[Trainee], dict[str, float]] | None = None,
+    evaluate_every: int = 100,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+) -> Trainee:
+    """Train to ``config.steps``, going on from ``out/checkpoint`` if there is one.
+
+    Writes ``train.csv`` (one line a step), ``eval.csv`` and ``config.json`` into ``out``. Raises TrainingError on a loss that is not
+    finite and on a full disk; the last good checkpoint stays.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
+    parameters = {n: p for n, p in trainee.named_parameters() if p.requires_grad}
+    fast = [n for n in parameters if "projector" in n]
+    optimizer = MasterAdamW(parameters, {n: config.projector_lr if n in fast else config.lr for n in parameters}, config.weight_decay)
+    start = load_checkpoint(out / "checkpoint", optimizer)
+    trainee.train()
+    for step in range(start, config.steps):
+        began = time.monotonic()
+        batch = sampler.batch(step)
+        loss = trainee(batch)
+        if not math.isfinite(loss.item()):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {step}; lower the learning rate ({config.lr}) and go on from {out / 'checkpoint'}"
+            )
+        loss.backward()
+        optimizer.step(config.schedule(step), config.clip)
+        row = {
+            "step": step,
+            "seconds": round(time.monotonic() - began, 2),
+            "ratio": batch.ratio,
+            "loss": round(loss.item(), 4),
+            "lr": round(config.lr * config.schedule(step), 7),
+            "questions": sum(len(r.branches) for r in batch.rows),
+        }
+        _log(out / "train.csv", row, LOG_FIELDS)
+        if progress:
+            progress(step + 1, {k: float(v) for k, v in row.items()})
+        done = step + 1
+        if done % save_every == 0 or done == config.steps:
+            save_checkpoint(out / "checkpoint", optimizer, done)
+        if evaluate and (done % evaluate_every == 0 or done == config.steps):
+            trainee.eval()
+            scores = evaluate(trainee)
+            trainee.train()
+            _log(out / "eval.csv", {"step": done, **{k: round(v, 4) for k, v in scores.items()}}, ("step", *scores))
+    return trainee
+
+
+def held_out_losses(trainee: Trainee, batches: dict[str, Sequence[Batch]]) -> dict[str, float]:
+    """Mean negative log-likelihood (nats a token) of the answers in each named list of batches: the gap between ``none`` and a ratio
+    is what the summaries are worth."""
+    scores = {}
+    with torch.no_grad():
+        for name, some in batches.items():
+            total = weight = 0.0
+            for batch in some:
+                packed = trainee.packed(batch)
+                total += float((trainee.token_losses(packed) * packed.weight).sum())
+                weight += float(packed.weight.sum())
+            scores[name] = total / weight
+    return scores
+
+
+def held_out_batches(contexts: Sequence[Context], sampler: Sampler, ratios: Sequence[int], rows: int = 6) -> dict[str, list[Batch]]:
+    """Batches of unseen ``contexts`` for ``held_out_losses``: ``none``, ``raw``, and each ratio; the plain template, one document a prompt."""
+    from lloco_integrations.training.data import plain_batch
+
+    kinds: dict[str, Any] = {"none": ("none", 4), "raw": ("raw", 4), **{f"{r}x": ("summary", r) for r in ratios}}
+    groups = [contexts[i : i + rows] for i in range(0, len(contexts), rows)]
+    return {name: [plain_batch(group, sampler, kind, ratio) for group in groups] for name, (kind, ratio) in kinds.items()}
+
+
+def _log(path: Path, row: dict[str, float], fields: Sequence[str]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fields)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)

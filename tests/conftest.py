@@ -1,0 +1,35 @@
+"""Shared fixtures. Nothing here downloads; the tiny models are built once a session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import tiny
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(1)  # tiny models: more threads only wait for each other
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of a mean_pool model directory with random weights, window 4096."""
+    return str(tiny.save_mean_pool(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture
+def store_url(tmp_path: Path) -> str:
+    """URL of an sqlite store of this test alone."""
+    return f"sqlite:///{tmp_path / 'store.sqlite'}"
+
+
+@pytest.fixture
+def lloco_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """LLOCO_HOME in an empty folder."""
+    monkeypatch.setenv("LLOCO_HOME", str(tmp_path / "home"))
+    yield tmp_path / "home"

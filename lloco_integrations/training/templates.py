@@ -54,7 +54,7 @@ _LLAMA_INDEX_SYSTEM = (
     "2. Avoid statements like 'Based on the context, ...' or 'The context information ...' or anything along those lines."
 )
 _LANGCHAIN_SYSTEM = (
-    "Use the following pieces of context to answer the user's question. \n"
+    "Use the following pieces of context to answer the user's question.\n"
     "If you don't know the answer, just say that you don't know, don't try to make up an answer.\n----------------\n{context}"
 )
 _LANGCHAIN_TEXT = (

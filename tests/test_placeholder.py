@@ -1,0 +1,61 @@
+"""The placeholder's grammar."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from lloco_integrations import placeholder
+from lloco_integrations.errors import PlaceholderError
+from lloco_integrations.placeholder import Placeholder
+
+KEY = "abcdefghijklmnopqrstuvwx27"
+
+
+def test_round_trip() -> None:
+    text = f"a {placeholder.make(KEY)} b{placeholder.make(KEY, 16)}"
+    assert placeholder.split(text) == ["a ", Placeholder(KEY), " b", Placeholder(KEY, 16)]
+    assert "".join(map(str, placeholder.split(text))) == text
+    assert placeholder.count(text) == 2
+    assert list(placeholder.find(text)) == [Placeholder(KEY), Placeholder(KEY, 16)]
+
+
+def test_is_ascii_without_blanks() -> None:
+    mark = placeholder.make(KEY, 32)
+    assert mark.isascii()
+    assert len(mark.split()) == 1
+
+
+@pytest.mark.parametrize(("key", "ratio"), [("short", None), (KEY.upper(), None), (KEY, 0), (KEY, -4), (KEY + "a", None), ("", 4)])
+def test_make_refuses_what_it_could_not_read(key: str, ratio: int | None) -> None:
+    with pytest.raises(PlaceholderError, match="makes no placeholder"):
+        placeholder.make(key, ratio)
+
+
+def test_every_cut_of_a_placeholder_is_noticed_or_harmless() -> None:
+    mark = placeholder.make(KEY, 8)
+    for at in range(1, len(mark)):
+        head, tail = mark[:at], mark[at:]
+        assert placeholder.count(head) == placeholder.count(tail) == 0
+        if "lloco" in head:
+            with pytest.raises(PlaceholderError, match="broken placeholder"):
+                placeholder.split(f"text {head}")
+
+
+def test_neutralise() -> None:
+    for hostile in (placeholder.make(KEY), f"<|lloco:{KEY}", "<|LLoCO:x|>", "<| lloco:x|>", "<|lloco"):
+        safe = placeholder.neutralise(f"before {hostile} after")
+        assert placeholder.split(safe) == [safe]
+        assert placeholder.neutralise(safe) == safe
+    plain = "nothing to do: <|im_end|> lloco <|"
+    assert placeholder.neutralise(plain) == plain
+
+
+def test_neutralised_pieces_never_join_to_a_placeholder() -> None:
+    rng = random.Random(0)
+    mark = placeholder.make(KEY)
+    for _ in range(300):
+        noise = "".join(rng.choice(["<|", "lloco:", KEY, "|>", " ", "@4", "x", "<"]) for _ in range(rng.randrange(12)))
+        assert placeholder.count(placeholder.neutralise(noise)) == 0
+        assert placeholder.count(placeholder.neutralise(noise) + mark) == 1

@@ -1,0 +1,8 @@
+"""Where summary embeddings live, keyed by content. Importing it imports no torch."""
+
+from __future__ import annotations
+
+from lloco_integrations.store.info import EntryInfo, StoreStats, Totals
+from lloco_integrations.store.store import SummaryStore
+
+__all__ = ["EntryInfo", "StoreStats", "SummaryStore", "Totals"]

@@ -1,0 +1,121 @@
+"""What a place to keep bytes must do to serve as a store, and the errors all of them share."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
+
+from lloco_integrations.errors import DamagedEntry, StoreError
+from lloco_integrations.store.header import read_header
+from lloco_integrations.store.info import EntryInfo
+from lloco_integrations.store.meta import StoreMeta
+
+Head = EntryInfo | DamagedEntry | None
+T = TypeVar("T")
+
+
+class PlaceDamaged(StoreError):
+    """The place itself is broken where it was read: unlike an outage, this counts as damage of the entries there."""
+
+
+class Backend(Protocol):
+    """Bytes by key. Implementations are safe across threads and processes; keys are checked before they get here."""
+
+    @property
+    def url(self) -> str:
+        """Opens the same place again; ``object:NAME`` where nothing but the object itself does."""
+
+    def load_meta(self, proposal: StoreMeta | None) -> StoreMeta:
+        """The store's meta data; where it has none, keeps ``proposal`` for good. Of many who race, one wins.
+
+        Raises StoreError if there is none and ``proposal`` is None.
+        """
+
+    def get(self, keys: Sequence[str]) -> list[object]:
+        """Values in the order of ``keys``, None where absent. What is not bytes is for the codec to refuse."""
+
+    def heads(self, keys: Sequence[str]) -> list[Head]:
+        """Descriptions in the order of ``keys``, None where absent, a DamagedEntry (not raised) where unreadable."""
+
+    def contains(self, keys: Sequence[str]) -> list[bool]:
+        """Which of ``keys`` are there."""
+
+    def put(self, items: Sequence[tuple[str, bytes, EntryInfo]]) -> None:
+        """Inserts or replaces; durable on return. A reader sees a whole value or none."""
+
+    def delete(self, keys: Sequence[str]) -> int:
+        """Removes and counts those that were there."""
+
+    def keys(self) -> Iterator[str]:
+        """Everything stored as an entry, in any order; entries may come and go meanwhile."""
+
+    def sweep(self) -> None:
+        """Removes what killed writers left and gives room back."""
+
+    def close(self) -> None:
+        """Lets go of handles; they are taken again when needed."""
+
+
+def head(key: str, data: object) -> Head:
+    """The description in the first bytes of a value, for backends that keep no columns."""
+    if data is None:
+        return None
+    try:
+        return read_header(key, data).info
+    except DamagedEntry as error:
+        return error
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """``items`` in slices of at most ``size``."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def shown(url: str) -> str:
+    """``url`` without a password, for messages."""
+    return re.sub(r"://([^/@:]*):[^/@]*@", r"://\1:***@", url)
+
+
+def absent(url: str) -> StoreError:
+    """The error for reading a store that was never made."""
+    return StoreError(f"there is no store at {shown(url)}; check the address, or compress something into it first")
+
+
+def replaced(url: str) -> StoreError:
+    """The error for a store that vanished, or became another one, while it was open."""
+    return StoreError(
+        f"the store {shown(url)} was removed or replaced while it was open; open it again and "
+        f"compress again what it lacks"
+    )
+
+
+def full(url: str) -> StoreError:
+    """The error for a disk or quota that is used up."""
+    return StoreError(
+        f"no room left for the store {shown(url)}; free some space and repeat the call. "
+        f"Everything acknowledged so far is kept"
+    )
+
+
+def read_only(url: str) -> StoreError:
+    """The error for writing where one may only read."""
+    return StoreError(
+        f"the store {shown(url)} is read-only; give this user write permission on the store and the directory "
+        f"that holds it, or write to another store"
+    )
+
+
+def unusable(url: str, action: str, error: BaseException) -> StoreError:
+    """The error for any other failure of the place itself."""
+    if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return full(url)
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and action == "write":
+            return read_only(url)
+    return StoreError(
+        f"cannot {action} the store {shown(url)}: {type(error).__name__}: {error}; check that the place exists, "
+        f"can be reached and permits it, then repeat the call"
+    )

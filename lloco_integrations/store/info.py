@@ -1,0 +1,68 @@
+"""What a store tells about its entries without decoding them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class EntryInfo:
+    """One entry, without its vectors.
+
+    Attributes:
+        n_vectors: prompt positions that the entry takes at its stored ratio.
+        n_tokens: source tokens that were compressed.
+        hidden_size: width of a vector.
+        fingerprint: of the compressor that made it.
+        window: source tokens averaged into each vector, None where vectors cannot be merged.
+        group: adapter group of the text, if any.
+        nbytes: size of the stored value.
+        created: unix seconds.
+    """
+
+    n_vectors: int
+    n_tokens: int
+    hidden_size: int
+    fingerprint: str
+    window: int | None
+    group: str | None
+    nbytes: int
+    created: float
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over entries."""
+
+    entries: int = 0
+    vectors: int = 0
+    source_tokens: int = 0
+    nbytes: int = 0
+
+    def add(self, info: EntryInfo) -> Totals:
+        """These totals with one more entry."""
+        return Totals(
+            self.entries + 1,
+            self.vectors + info.n_vectors,
+            self.source_tokens + info.n_tokens,
+            self.nbytes + info.nbytes,
+        )
+
+
+@dataclass(frozen=True)
+class StoreStats(Totals):
+    """Totals of a store.
+
+    Attributes:
+        by_fingerprint: the same totals per compressor fingerprint.
+        unreadable: entries whose header is damaged; they count in no total.
+    """
+
+    by_fingerprint: Mapping[str, Totals] = field(default_factory=dict)
+    unreadable: int = 0
+
+    @property
+    def ratio(self) -> float:
+        """Source tokens per vector over the whole store; 0 for an empty one."""
+        return self.source_tokens / self.vectors if self.vectors else 0.0

@@ -1,0 +1,107 @@
+"""From what a user names to the backend that serves it."""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib import import_module
+from pathlib import Path
+
+from lloco_integrations.errors import MissingExtra, StoreError
+from lloco_integrations.paths import home
+from lloco_integrations.store.backend import Backend, shown
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)(?:::|://)")
+_SQLITE_SUFFIXES = (".sqlite", ".sqlite3", ".db")
+_ALLOWED = (
+    "sqlite:///path (or a path that ends in .sqlite or .db), file:///directory, memory://, an fsspec URL such as "
+    "s3://bucket/prefix or gcs://bucket/prefix, or an object with mget and mset"
+)
+_PACKAGES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "sftp": "paramiko",
+    "ssh": "paramiko",
+    "smb": "smbprotocol",
+    "hdfs": "pyarrow",
+    "oci": "ocifs",
+    "oss": "ossfs",
+    "webdav": "webdav4",
+}
+
+
+def open_backend(target: object) -> Backend:
+    """The backend for ``target``: None (the default store), a URL, a path, or an object with ``mget`` and ``mset``.
+
+    Raises:
+        StoreError: nothing that can hold a store; the message names what can.
+        MissingExtra: the driver for the URL's scheme is not installed; the message names the package.
+    """
+    if target is None:
+        target = f"sqlite:///{(home() / 'store.sqlite').absolute()}"
+    if isinstance(target, os.PathLike):
+        target = os.fspath(target)
+    if isinstance(target, str):
+        return _from_string(target)
+    if hasattr(target, "mget") and hasattr(target, "mset"):
+        from lloco_integrations.store.bytestore import ByteStoreBackend
+
+        return ByteStoreBackend(target)
+    raise StoreError(f"{type(target).__name__} cannot hold a store; give {_ALLOWED}")
+
+
+def _from_string(target: str) -> Backend:
+    if "\0" in target:
+        raise StoreError(f"{target!r} cannot hold a store; give {_ALLOWED}")
+    match = _SCHEME.match(target)
+    scheme = match[1].lower() if match else ""
+    rest = target[match.end() :] if match else target
+    if scheme == "memory":
+        from lloco_integrations.store.memory import open_memory
+
+        return open_memory(f"memory://{rest}")
+    if scheme == "sqlite" or (not scheme and target.lower().endswith(_SQLITE_SUFFIXES)):
+        return _sqlite(target, rest.removeprefix("/") if scheme else rest)
+    if scheme in ("file", "local"):
+        from lloco_integrations.store.directory import DirectoryBackend
+
+        if not rest.strip("/"):
+            raise StoreError(f"{target!r} names no directory; write file:///path/of/directory")
+        return DirectoryBackend(Path(re.sub(r"^/(?=[A-Za-z]:)", "", rest)).expanduser())
+    if scheme:
+        return _remote(target, scheme)
+    raise StoreError(f"{target!r} is not the address of a store; give {_ALLOWED}")
+
+
+def _sqlite(target: str, path: str) -> Backend:
+    """``sqlite:///relative``, ``sqlite:////absolute``: the third slash ends the empty host name."""
+    from lloco_integrations.store.sqlite import SqliteBackend
+
+    if path in ("", ":memory:"):
+        raise StoreError(
+            f"{target!r} names no file; write sqlite:///path/of/store.sqlite, or memory:// for one without a file"
+        )
+    return SqliteBackend(Path(path).expanduser())
+
+
+def _remote(target: str, scheme: str) -> Backend:
+    try:
+        get_filesystem_class = import_module("fsspec").get_filesystem_class
+    except ImportError as error:
+        raise MissingExtra(f"{shown(target)} needs fsspec: pip install fsspec") from error
+    try:
+        get_filesystem_class(scheme)
+    except ValueError as error:
+        raise StoreError(f"{shown(target)} has the unknown scheme {scheme!r}; give {_ALLOWED}") from error
+    except ImportError as error:
+        package = _PACKAGES.get(scheme)
+        remedy = f"pip install {package}" if package else str(error)
+        raise MissingExtra(f"{shown(target)} needs a driver that is not installed: {remedy}") from error
+    from lloco_integrations.store.remote import RemoteBackend
+
+    return RemoteBackend(target)

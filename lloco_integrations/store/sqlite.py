@@ -1,0 +1,236 @@
+"""The default store: one SQLite file, shared by any number of threads and processes of one machine."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lloco_integrations.errors import StoreError
+from lloco_integrations.store.backend import (
+    Head,
+    PlaceDamaged,
+    absent,
+    chunks,
+    full,
+    read_only,
+    replaced,
+    shown,
+    unusable,
+)
+from lloco_integrations.store.forks import track
+from lloco_integrations.store.info import EntryInfo
+from lloco_integrations.store.meta import StoreMeta
+from lloco_integrations.store.sqlite_files import connect, journal_left, same_file, seen
+
+BUSY_SECONDS = 60
+_IN = 500
+_COLUMNS = "n_vectors, n_tokens, hidden_size, fingerprint, window_tokens, group_name, nbytes, created"
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS lloco_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS lloco_entries (
+        key TEXT PRIMARY KEY, n_vectors INTEGER NOT NULL, n_tokens INTEGER NOT NULL, hidden_size INTEGER NOT NULL,
+        fingerprint TEXT NOT NULL, window_tokens INTEGER, group_name TEXT, nbytes INTEGER NOT NULL,
+        created REAL NOT NULL, value BLOB NOT NULL)""",
+)
+
+
+class SqliteBackend:
+    """One connection behind a lock, opened when needed. Write-ahead log where the file system allows it, and
+    ``synchronous=FULL``: what a commit acknowledged survives the death of the process and of the machine.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(os.path.abspath(path))
+        self.url = f"sqlite:///{self.path.as_posix()}"
+        self._lock = threading.RLock()
+        self._db: sqlite3.Connection | None = None
+        self._meta: StoreMeta | None = None
+        self._seen: tuple[object, ...] | None = None
+        self._immutable = False
+        track(self)
+
+    def load_meta(self, proposal: StoreMeta | None) -> StoreMeta:
+        if self.path.is_dir():
+            raise StoreError(
+                f"{self.path} is a directory; name a file in it (sqlite:///.../store.sqlite), or open file://{self.path}"
+            )
+        if not self.path.exists():
+            if proposal is None:
+                raise absent(self.url)
+            with self._explaining("write"):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._session("open") as db:
+            tables = {str(name) for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and "lloco_meta" not in tables:
+            raise StoreError(
+                f"{self.path} is the SQLite database of something else (tables {', '.join(sorted(tables)[:5])}); "
+                f"name another file"
+            )
+        if not tables:
+            if proposal is None:
+                raise absent(self.url)
+            self._create(proposal)
+        with self._session("open") as db:
+            self._meta = self._read_meta(db)
+        return self._meta
+
+    def get(self, keys: Sequence[str]) -> list[object]:
+        found: dict[str, object] = {}
+        for some in chunks(keys, _IN):
+            with self._session("read") as db:
+                found.update(db.execute(f"SELECT key, value FROM lloco_entries WHERE key IN ({_marks(some)})", some))
+        return [found.get(key) for key in keys]
+
+    def heads(self, keys: Sequence[str]) -> list[Head]:
+        found: dict[str, EntryInfo] = {}
+        for some in chunks(keys, _IN):
+            with self._session("read") as db:
+                rows = db.execute(f"SELECT key, {_COLUMNS} FROM lloco_entries WHERE key IN ({_marks(some)})", some)
+                found.update((row[0], EntryInfo(*row[1:])) for row in rows)
+        return [found.get(key) for key in keys]
+
+    def contains(self, keys: Sequence[str]) -> list[bool]:
+        found: set[str] = set()
+        for some in chunks(keys, _IN):
+            with self._session("read") as db:
+                rows = db.execute(f"SELECT key FROM lloco_entries WHERE key IN ({_marks(some)})", some)
+                found.update(key for (key,) in rows)
+        return [key in found for key in keys]
+
+    def put(self, items: Sequence[tuple[str, bytes, EntryInfo]]) -> None:
+        rows = [
+            (key, i.n_vectors, i.n_tokens, i.hidden_size, i.fingerprint, i.window, i.group, i.nbytes, i.created, value)
+            for key, value, i in items
+        ]
+        with self._session("write") as db:
+            db.executemany("INSERT OR REPLACE INTO lloco_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def delete(self, keys: Sequence[str]) -> int:
+        count = 0
+        for some in chunks(keys, _IN):
+            with self._session("write") as db:
+                count += db.execute(f"DELETE FROM lloco_entries WHERE key IN ({_marks(some)})", some).rowcount
+        return count
+
+    def keys(self) -> Iterator[str]:
+        last = ""
+        while True:
+            with self._session("read") as db:
+                rows = db.execute(
+                    "SELECT key FROM lloco_entries WHERE key > ? ORDER BY key LIMIT 1000", (last,)
+                ).fetchall()
+            if not rows:
+                return
+            for (last,) in rows:
+                yield last
+
+    def sweep(self) -> None:
+        with self._session("read") as db, suppress(sqlite3.OperationalError):
+            db.execute("PRAGMA incremental_vacuum").fetchall()
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+
+    def __del__(self) -> None:
+        with suppress(Exception):
+            self.close()
+
+    def before_fork(self) -> None:
+        self._lock.acquire()
+        with suppress(sqlite3.Error):
+            self.close()
+
+    def after_fork(self) -> None:
+        self._lock.release()
+
+    def _create(self, proposal: StoreMeta) -> None:
+        with self._session("read") as db, suppress(sqlite3.OperationalError):
+            # Both fail harmlessly while another process makes the same store, or where there is no shared memory.
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            db.execute("PRAGMA journal_mode = WAL").fetchall()
+        with self._session("write") as db:
+            for statement in _SCHEMA:
+                db.execute(statement)
+            db.execute("INSERT OR IGNORE INTO lloco_meta VALUES ('meta', ?)", (proposal.to_json(),))
+
+    def _read_meta(self, db: sqlite3.Connection) -> StoreMeta:
+        row = db.execute("SELECT value FROM lloco_meta WHERE name = 'meta'").fetchone()
+        return StoreMeta.from_json(row[0] if row else None, str(self.path))
+
+    @contextmanager
+    def _session(self, action: str) -> Iterator[sqlite3.Connection]:
+        """The connection for one read, or for one transaction where ``action`` is "write"."""
+        with self._lock, self._explaining(action):
+            db = self._connection()
+            if action != "write":
+                yield db
+                return
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    with suppress(sqlite3.Error):
+                        db.execute("ROLLBACK")
+                raise
+
+    def _connection(self) -> sqlite3.Connection:
+        now = seen(self.path)
+        if self._meta is not None and now is None:
+            self.close()
+            raise replaced(self.url)
+        if self._db is not None and (self._seen == now or (not self._immutable and same_file(self._seen, now))):
+            return self._db
+        self.close()
+        db, self._immutable = connect(self.path, BUSY_SECONDS)
+        try:
+            if self._meta is not None and self._read_meta(db) != self._meta:
+                raise replaced(self.url)
+        except BaseException:
+            db.close()
+            raise
+        self._db, self._seen = db, seen(self.path)
+        return db
+
+    @contextmanager
+    def _explaining(self, action: str) -> Iterator[None]:
+        """Turns what SQLite and the file system say into StoreErrors that name the remedy."""
+        try:
+            yield
+        except OSError as error:
+            raise unusable(self.url, action, error) from error
+        except sqlite3.Error as error:
+            text = str(error)
+            if "is full" in text:
+                raise full(self.url) from error
+            if "readonly" in text:
+                raise read_only(self.url) from error
+            if "locked" in text:
+                raise StoreError(
+                    f"the store {shown(self.url)} was busy for {BUSY_SECONDS} s; find the process that holds it, "
+                    f"and repeat the call"
+                ) from error
+            if "not a database" in text or "malformed" in text:
+                raise PlaceDamaged(
+                    f"{self.path} is not a SQLite database, or a damaged one ({text}); restore it from a backup, "
+                    f"or move it away and compress again"
+                ) from error
+            if journal_left(self.path) and "unable to open" in text:
+                raise StoreError(
+                    f"the store {shown(self.url)} holds what a killed writer had not merged, and this user cannot "
+                    f"write next to it; open it once as a user who can, then it is readable here"
+                ) from error
+            raise unusable(self.url, action, error) from error
+
+
+def _marks(keys: Sequence[str]) -> str:
+    return ",".join("?" * len(keys))

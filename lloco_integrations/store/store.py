@@ -1,0 +1,247 @@
+"""SummaryStore: summary embeddings by content, on any backend."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from lloco_integrations.errors import BadInput, DamagedEntry, StoreError
+from lloco_integrations.store import upkeep
+from lloco_integrations.store.backend import Backend, chunks, shown
+from lloco_integrations.store.codec import check, decode, encode
+from lloco_integrations.store.info import EntryInfo, StoreStats
+from lloco_integrations.store.keys import is_key, make_key
+from lloco_integrations.store.meta import StoreMeta, check_storage
+from lloco_integrations.store.opening import open_backend
+from lloco_integrations.types import SummaryEmbeddings
+
+if TYPE_CHECKING:
+    from typing import Self
+
+_PUT_BATCH = 32
+
+
+class SummaryStore:
+    """Keeps the summary embeddings of texts. Safe to share between threads; make one with ``SummaryStore.open``."""
+
+    def __init__(self, backend: Backend, meta: StoreMeta) -> None:
+        self._backend = backend
+        self._meta = meta
+
+    @classmethod
+    def open(cls, target: object = None, *, storage: str | None = None, create: bool = True) -> SummaryStore:
+        """Opens the store at ``target``, and makes it if there is none.
+
+        Args:
+            target: None (``store.sqlite`` in the folder of this package, see ``paths.home``), ``sqlite:///path``, a
+                path that ends in .sqlite or .db, ``file:///directory``, ``memory://``, ``memory://name``, any fsspec
+                URL, an object with ``mget`` and ``mset`` such as a LangChain ByteStore, or a SummaryStore, given back.
+            storage: ``"exact"`` (every bit) or ``"int8"`` (a byte an element); chosen when the store is made. None
+                takes what is there, and "exact" for a new store.
+            create: False raises if there is no store yet.
+
+        Raises:
+            StoreError: an address that cannot hold a store, another storage than the store has, or an unusable place.
+            MissingExtra: the driver for the URL is not installed.
+        """
+        check_storage(storage)
+        if isinstance(target, cls):
+            target._agree(storage)
+            return target
+        backend = open_backend(target)
+        store = cls(backend, backend.load_meta(StoreMeta.new(storage or "exact") if create else None))
+        store._agree(storage)
+        return store
+
+    @property
+    def url(self) -> str:
+        """Opens the same store again; ``object:NAME`` for a store in a mget/mset object."""
+        return self._backend.url
+
+    @property
+    def storage(self) -> str:
+        """``"exact"`` or ``"int8"``."""
+        return self._meta.storage
+
+    def key(self, fingerprint: str, text: str) -> str:
+        """The name, in this store, of ``text`` compressed by compressor ``fingerprint``: 26 characters of base32."""
+        return make_key(self._meta.secret, fingerprint, text)
+
+    def put_many(self, items: Sequence[tuple[str, SummaryEmbeddings]]) -> list[str]:
+        """Stores (text, its summary embeddings) and returns their keys once they are durable.
+
+        What is there already is left alone. It is replaced if it is damaged, or if its group, window or counts differ:
+        the last put decides which group (adapter) a text belongs to.
+
+        Raises:
+            BadInput: an item that cannot be stored; then nothing of its batch of 32 is.
+            StoreError: the place cannot be written (read-only, full, gone).
+        """
+        keys: list[str] = []
+        for some in chunks(list(items), _PUT_BATCH):
+            named = [(self._name(text, summary), summary) for text, summary in some]
+            fresh = dict(named)
+            now = time.time()
+            encoded = [(key, *encode(key, summary, self.storage, now)) for key, summary in fresh.items()]
+            stored = self._backend.get(list(fresh))
+            missing = [item for item, value in zip(encoded, stored, strict=True) if not _holds(value, item[0], item[2])]
+            if missing:
+                self._backend.put(missing)
+            keys.extend(key for key, _ in named)
+        return keys
+
+    def get_many(self, keys: Sequence[str]) -> list[SummaryEmbeddings | None]:
+        """Summary embeddings in the order of ``keys``, None where the store holds none.
+
+        Raises DamagedEntry, naming the key, if one is damaged.
+        """
+        wanted = _unique(keys)
+        found: dict[str, SummaryEmbeddings] = {}
+        for some in chunks(wanted, _PUT_BATCH):
+            for key, value in zip(some, self._backend.get(some), strict=True):
+                if value is not None:
+                    found[key] = decode(key, value)
+        return [found.get(key) for key in keys]
+
+    def info_many(self, keys: Sequence[str]) -> list[EntryInfo | None]:
+        """Descriptions in the order of ``keys``, None where absent; no vector is read.
+
+        Raises DamagedEntry if a header is damaged (damage to the vectors goes unseen here).
+        """
+        wanted = _unique(keys)
+        found: dict[str, EntryInfo | None] = {}
+        for key, head in zip(wanted, self._backend.heads(wanted), strict=True):
+            if isinstance(head, DamagedEntry):
+                raise head
+            found[key] = head
+        return [found.get(key) for key in keys]
+
+    def contains_many(self, keys: Sequence[str]) -> list[bool]:
+        """Which of ``keys`` the store holds."""
+        wanted = _unique(keys)
+        there = {key for key, yes in zip(wanted, self._backend.contains(wanted), strict=True) if yes}
+        return [key in there for key in keys]
+
+    def delete_many(self, keys: Sequence[str]) -> int:
+        """Removes entries and returns how many there were."""
+        wanted = _unique(keys)
+        return self._backend.delete(wanted) if wanted else 0
+
+    def keys(self) -> Iterator[str]:
+        """All keys, in any order; entries may come and go meanwhile."""
+        return filter(is_key, self._backend.keys())
+
+    def stats(self) -> StoreStats:
+        """Totals over all entries, also per fingerprint. Reads headers only."""
+        return upkeep.stats(self._backend)
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> list[str]:
+        """Reads, checks and decodes every entry, and removes what killed writers left.
+
+        Args:
+            progress: called with (entries done, entries in all).
+
+        Returns the keys of damaged entries. Raises StoreError only if the store as a whole cannot be read.
+        """
+        return upkeep.verify(self._backend, progress)
+
+    def find_garbage(
+        self,
+        *,
+        fingerprint_keep: Collection[str] | None = None,
+        older_than: float | None = None,
+        group: str | None = None,
+        damaged: bool = False,
+    ) -> list[str]:
+        """The keys that ``gc`` with the same arguments would delete."""
+        return upkeep.garbage(self._backend, fingerprint_keep, older_than, group, damaged)
+
+    def gc(
+        self,
+        *,
+        fingerprint_keep: Collection[str] | None = None,
+        older_than: float | None = None,
+        group: str | None = None,
+        damaged: bool = False,
+    ) -> int:
+        """Deletes entries that meet every condition given, gives room back, and returns how many were deleted.
+
+        Args:
+            fingerprint_keep: entries of any other compressor.
+            older_than: entries stored more than so many seconds ago.
+            group: entries of this group.
+            damaged: damaged entries, too; the other conditions do not apply to them.
+
+        With no condition at all nothing is deleted.
+        """
+        doomed = self.find_garbage(
+            fingerprint_keep=fingerprint_keep, older_than=older_than, group=group, damaged=damaged
+        )
+        count = self._backend.delete(doomed) if doomed else 0
+        self._backend.sweep()
+        return count
+
+    def close(self) -> None:
+        """Lets go of file handles and connections. Using the store again takes them again."""
+        self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"SummaryStore({shown(self.url)!r}, storage={self.storage!r})"
+
+    def __copy__(self) -> SummaryStore:
+        return self
+
+    def __deepcopy__(self, memo: object) -> SummaryStore:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[object, str], SummaryStore], tuple[object, str]]:
+        return _reopen, (getattr(self._backend, "inner", self.url), self.storage)
+
+    def _agree(self, storage: str | None) -> None:
+        if storage is not None and storage != self.storage:
+            raise StoreError(
+                f"the store {shown(self.url)} keeps {self.storage!r}, not {storage!r}; "
+                f"leave storage out, or make another store"
+            )
+
+    def _name(self, text: str, summary: SummaryEmbeddings) -> str:
+        if not isinstance(summary, SummaryEmbeddings):
+            raise BadInput(f"put_many takes pairs (text, SummaryEmbeddings), not (..., {type(summary).__name__})")
+        return self.key(summary.compressor, text)
+
+
+def _reopen(target: object, storage: str) -> SummaryStore:
+    return SummaryStore.open(target, storage=storage, create=False)
+
+
+def _unique(keys: Sequence[str]) -> list[str]:
+    if isinstance(keys, str):
+        raise BadInput(f"a list of keys is wanted, not the string {keys!r}; write [{keys!r}]")
+    return [key for key in dict.fromkeys(keys) if is_key(key)]
+
+
+def _holds(value: object, key: str, info: EntryInfo) -> bool:
+    """Whether ``value``, found under ``key``, is sound and describes the same summary as ``info``."""
+    if value is None:
+        return False
+    try:
+        found = check(key, value).info
+    except DamagedEntry:
+        return False
+    return (found.n_vectors, found.n_tokens, found.hidden_size, found.window, found.group) == (
+        info.n_vectors,
+        info.n_tokens,
+        info.hidden_size,
+        info.window,
+        info.group,
+    )

@@ -1,0 +1,139 @@
+"""The arguments of both LLM classes, and what one call makes of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from langchain_core.utils import secret_from_env
+from pydantic import AliasChoices, Field, SecretStr
+
+from lloco_integrations import placeholder
+from lloco_integrations.engine import Engine
+from lloco_integrations.errors import BadInput
+from lloco_integrations.langchain.fields import EngineFields, meant
+from lloco_integrations.placeholder import Placeholder
+from lloco_integrations.types import GenerationParams
+
+NOT_A_TOKEN = -1
+"""Stands in ``get_token_ids`` for each position that a summary vector takes."""
+
+_PER_CALL = ("model", "adapter", "temperature", "max_tokens", "top_p", "top_k", "repetition_penalty", "seed")
+_SYNONYMS = {"max_new_tokens": "max_tokens", "model_name": "model"}
+_NO_EFFECT = {"stream", "stream_usage", "streaming", "timeout", "max_retries", "api_key"}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call: the engine, how to decode, and the adapter."""
+
+    engine: Engine
+    params: GenerationParams
+    adapter: str | None
+
+
+class DecoderFields(EngineFields):
+    """How to answer.
+
+    Attributes:
+        adapters: group name -> directory or hub id of a LoRA.
+        adapter: name of the adapter to answer with; None for none (or the one named "default", if there is one).
+        temperature: 0 is greedy.
+        max_tokens: longest answer in tokens (``max_new_tokens`` is accepted, too).
+        top_p: nucleus sampling, 1 for all.
+        top_k: sampling among so many tokens, 0 for all.
+        repetition_penalty: 1 for none.
+        seed: makes sampling repeatable.
+        stop: strings that end an answer; ``stop`` of a call replaces them.
+        timeout, max_retries, api_key: accepted because LangChain's chat models have them; a model in this process has no use for them.
+    """
+
+    adapters: dict[str, str] | None = None
+    adapter: str | None = None
+    temperature: float = 0.0
+    max_tokens: int = Field(default=256, validation_alias=AliasChoices("max_tokens", "max_new_tokens"))
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: list[str] | None = None
+    timeout: float | None = None
+    max_retries: int | None = None
+    api_key: SecretStr | None = Field(default_factory=secret_from_env("LLOCO_API_KEY", default=None))
+
+    @property
+    def engine(self) -> Engine:
+        """The core that does the work; cheap to make, shares weights and store with all others in this process."""
+        return Engine(self.model, self.store, adapters=dict(self.adapters or {}), device=self.device, dtype=self.dtype)
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        """Everything that changes an answer. LangChain overwrites "stop" with the call's, so ours has another name."""
+        return {
+            "model": self.model,
+            "store": self.store_name,
+            "adapters": dict(self.adapters or {}),
+            "adapter": self.adapter,
+            "dtype": self.dtype,
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "repetition_penalty": self.repetition_penalty,
+            "seed": self.seed,
+            "default_stop": self.stop,
+        }
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Ids of ``text``; a placeholder gives NOT_A_TOKEN as many times as it takes positions in the prompt.
+
+        Raises PlaceholderError if the store does not hold it.
+        """
+        custom = getattr(self, "custom_get_token_ids", None)
+        if custom is not None:
+            return list(custom(text))
+        engine, ids = self.engine, []
+        prompter = engine.model.prompter
+        if prompter is None:
+            raise BadInput(f"{self.model} has no tokenizer; it cannot count text")
+        for part in placeholder.split(text):
+            if isinstance(part, Placeholder):
+                ids += [NOT_A_TOKEN] * engine.count(str(part), templated=False).n_positions
+            else:
+                ids += prompter.text_ids(part)
+        return ids
+
+    def _bound(self, kwargs: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """This model with the arguments of a call in place of its own, and the arguments that are not ours."""
+        rest = dict(kwargs)
+        named = {_SYNONYMS.get(name, name): rest.pop(name) for name in (*_SYNONYMS, *_PER_CALL) if name in rest}
+        return (self.model_copy(update=named) if named else self), rest
+
+    def _call(self, stop: Sequence[str] | None, kwargs: Mapping[str, Any]) -> Call:
+        """Raises BadInput for an argument that means nothing here."""
+        bound, rest = self._bound(kwargs)
+        for name in rest:
+            if name in ("tools", "tool_choice", "functions") and rest[name]:
+                raise BadInput(f"{type(self).__name__} cannot call tools; leave {name} out")
+            if name not in _NO_EFFECT and rest[name] is not None:
+                raise BadInput(f"{type(self).__name__} was called with {name!r}; {meant(name, {*_PER_CALL, *_SYNONYMS, 'stop'})}")
+        if isinstance(stop, str):
+            stop = [stop]
+        params = GenerationParams(
+            max_new_tokens=bound.max_tokens,
+            temperature=bound.temperature,
+            top_p=bound.top_p,
+            top_k=bound.top_k,
+            repetition_penalty=bound.repetition_penalty,
+            stop=tuple(stop if stop is not None else bound.stop or ()),
+            seed=bound.seed,
+        )
+        return Call(bound.engine, params, bound.adapter)
+
+
+def warn_about_tools(tools: Sequence[Any] | None) -> None:
+    """Tool schemas are in no prompt of ours, so they cost nothing."""
+    if tools:
+        warnings.warn("this model cannot call tools; their schemas are not counted", stacklevel=3)

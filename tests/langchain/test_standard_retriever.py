@@ -1,0 +1,36 @@
+"""The standard suite of langchain-tests for retrievers, unmodified: over a vector store and over another retriever."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.retrievers import BaseRetriever
+from langchain_tests.integration_tests import RetrieversIntegrationTests
+
+from lloco_integrations.langchain import LLoCORetriever
+from tests.langchain.parts import vector_store
+
+
+class TestOverVectorStore(RetrieversIntegrationTests):
+    @pytest.fixture(autouse=True)
+    def _name(self, named: dict[str, Any]) -> None:
+        self.names = named
+
+    @property
+    def retriever_constructor(self) -> type[BaseRetriever]:
+        return LLoCORetriever
+
+    @property
+    def retriever_constructor_params(self) -> dict[str, Any]:
+        return {**self.names, "vectorstore": vector_store()}
+
+    @property
+    def retriever_query_example(self) -> str:
+        return "When is the lantern room open?"
+
+
+class TestOverRetriever(TestOverVectorStore):
+    @property
+    def retriever_constructor_params(self) -> dict[str, Any]:
+        return {**self.names, "retriever": vector_store().as_retriever()}

@@ -1,0 +1,181 @@
+"""LLoCO's decoder as a LlamaIndex LLM."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from typing import Any, TypeVar
+
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.llms.llm import LLM
+
+from lloco_integrations.engine import DEFAULT_MODEL
+from lloco_integrations.llama_index.background import in_background
+from lloco_integrations.llama_index.calls import chat_response, completion, never_swallowed, to_messages, to_params
+from lloco_integrations.llama_index.wiring import Wired
+from lloco_integrations.types import Generation, GenerationParams, Message
+
+R = TypeVar("R")
+Respond = Callable[[str, str | None, Generation | None, str], R]
+
+
+class LLoCOLLM(Wired, LLM):
+    """A language model that reads placeholders: each costs its few vectors in the prompt, and is answered from as text would be.
+
+    ``LLoCOLLM()`` is the embedded default model with the default store, which it shares with ``LLoCOPostprocessor()``. The model
+    is loaded on first use; equal names share the weights. A prompt without placeholders is an ordinary prompt.
+
+    Everything that goes wrong in a call is an LLoCOError, among them PromptTooLong and PlaceholderError. ``raw`` of a response
+    (of the last one of a stream) holds model, finish_reason, adapter and usage: true positions, and ``source_tokens``, what
+    the raw text would have cost. A call may set max_tokens (or max_new_tokens), temperature, top_p, top_k, repetition_penalty,
+    stop, seed and adapter.
+
+    Args:
+        model: preset, model directory or hub id.
+        store: see Wired.
+        adapters: group name -> directory or hub id of a LoRA; the one named "default" is used unless a call names another.
+        device: "auto", or a torch device.
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        max_new_tokens: of an answer; also the room that prompt helpers leave for it.
+        context_window: positions that prompt helpers fill; None, and never more than, the model's.
+        temperature: 0 is greedy.
+        top_p: nucleus sampling.
+        top_k: 0 is off.
+        repetition_penalty: 1 is off.
+        stop: strings that end an answer.
+        seed: for sampling.
+        **kwargs: fields of LlamaIndex's LLM, such as ``system_prompt`` and ``callback_manager``.
+    """
+
+    adapters: dict[str, str] = Field(default_factory=dict, description="Group name to LoRA.")
+    max_new_tokens: int = Field(default=256, ge=1, description="Most tokens of an answer.")
+    context_window: int | None = Field(default=None, ge=1, description="Positions that prompt helpers fill.")
+    temperature: float = Field(default=0.0, ge=0.0, description="0 is greedy.")
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0, description="Nucleus sampling.")
+    top_k: int = Field(default=0, ge=0, description="0 is off.")
+    repetition_penalty: float = Field(default=1.0, gt=0.0, description="1 is off.")
+    stop: list[str] = Field(default_factory=list, description="Strings that end an answer.")
+    seed: int | None = Field(default=None, description="For sampling.")
+
+    _known: LLMMetadata | None = PrivateAttr(default=None)
+
+    def __init__(
+        self,
+        model: Any = DEFAULT_MODEL,
+        store: Any = None,
+        adapters: dict[str, str] | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_new_tokens: int = 256,
+        context_window: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        repetition_penalty: float = 1.0,
+        stop: list[str] | str | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            model=model,
+            store=store,
+            adapters=adapters or {},
+            device=device,
+            dtype=dtype,
+            max_new_tokens=max_new_tokens,
+            context_window=context_window,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            repetition_penalty=repetition_penalty,
+            stop=[stop] if isinstance(stop, str) else stop or [],
+            seed=seed,
+            **kwargs,
+        )
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "LLoCOLLM"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """Loads the model on first use."""
+        loaded = self.engine.model
+        self._known = LLMMetadata(
+            context_window=min(loaded.window, self.context_window or loaded.window),
+            num_output=self.max_new_tokens,
+            is_chat_model=loaded.prompter is not None and loaded.prompter.chat,
+            model_name=self.model,
+        )
+        return self._known
+
+    def to_payload(self) -> dict[str, Any]:
+        """What callbacks and traces are told about this model. Never loads it."""
+        known = self._known.model_dump() if self._known is not None else {}
+        return {"class_name": self.class_name(), **known, "model_name": self.model, "num_output": self.max_new_tokens}
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return self._answer(self._text(prompt, formatted), kwargs, completion)
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Generator[CompletionResponse, None, None]:
+        return self._stream(self._text(prompt, formatted), kwargs, completion)
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return self._answer(lambda: to_messages(messages), kwargs, chat_response)
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Generator[ChatResponse, None, None]:
+        return self._stream(lambda: to_messages(messages), kwargs, chat_response)
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return await asyncio.to_thread(self._answer, self._text(prompt, formatted), kwargs, completion)
+
+    @llm_completion_callback()
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> AsyncGenerator[CompletionResponse, None]:
+        return in_background(lambda: self._stream(self._text(prompt, formatted), kwargs, completion))
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return await asyncio.to_thread(self._answer, lambda: to_messages(messages), kwargs, chat_response)
+
+    @llm_chat_callback()
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncGenerator[ChatResponse, None]:
+        return in_background(lambda: self._stream(lambda: to_messages(messages), kwargs, chat_response))
+
+    def _answer(self, prompt: Callable[[], str | list[Message]], options: dict[str, Any], respond: Respond[R]) -> R:
+        with never_swallowed():
+            params, adapter = to_params(self._params(), options)
+            made = self.engine.generate([prompt()], params, [adapter])[0]
+            return respond(made.text, None, made, self.model)
+
+    def _stream(self, prompt: Callable[[], str | list[Message]], options: dict[str, Any], respond: Respond[R]) -> Generator[R, None, None]:
+        text = ""
+        with never_swallowed():
+            params, adapter = to_params(self._params(), options)
+            for chunk in self.engine.stream(prompt(), params, adapter):
+                text += chunk.delta
+                yield respond(text, chunk.delta, chunk.final, self.model)
+
+    def _text(self, prompt: str, formatted: bool) -> Callable[[], str]:
+        """``prompt``, through the user's ``completion_to_prompt`` unless LlamaIndex has done that. The chat template comes later."""
+        if formatted or self.completion_to_prompt is None:
+            return lambda: prompt
+        shape = self.completion_to_prompt
+        return lambda: shape(prompt)
+
+    def _params(self) -> GenerationParams:
+        return GenerationParams(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            stop=tuple(self.stop),
+            seed=self.seed,
+        )

@@ -1,0 +1,62 @@
+"""A node that shows the LLM something else than its text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llama_index.core.base.llms.types import TextBlock
+from llama_index.core.bridge.pydantic import Field
+from llama_index.core.schema import BaseNode, MetadataMode, TextNode
+
+from lloco_integrations import placeholder
+
+_MARK = "\ue000content\ue001"
+
+
+class LLoCONode(TextNode):
+    """A TextNode whose LLM view holds ``llm_text`` (a placeholder, or neutralised text) in place of its text.
+
+    Every other view, and with it the id, the hash, embeddings, rerankers and citations, is that of the text. A document store or
+    vector store gives back a plain TextNode with the same text; the postprocessor finds its summary again by that text.
+    """
+
+    llm_text: str | None = Field(default=None, description="What the LLM sees in place of the text; None is the text, neutralised.")
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "LLoCONode"
+
+    @classmethod
+    def from_node(cls, node: BaseNode, llm_text: str | None = None) -> LLoCONode:
+        """A copy of ``node`` with everything a TextNode has; ``node`` is left as it is."""
+        fields = {name: getattr(node, name) for name in TextNode.model_fields if name != "text" and hasattr(node, name)}
+        return cls(**fields, text=node.get_content(MetadataMode.NONE), llm_text=llm_text)
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the LLM sees a placeholder."""
+        return self.llm_text is not None and placeholder.count(self.llm_text) > 0
+
+    def get_content(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> str:
+        if metadata_mode != MetadataMode.LLM:
+            return super().get_content(metadata_mode)
+        metadata = self.get_metadata_str(MetadataMode.LLM).strip()
+        shown = self._shown()
+        if not metadata:
+            return shown
+        frame = self.text_template.format(content=_MARK, metadata_str=metadata.replace(_MARK, "")).strip()
+        return placeholder.neutralise(frame).replace(_MARK, shown)
+
+    def get_content_blocks(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> list[Any]:
+        if metadata_mode != MetadataMode.LLM:
+            return list(super().get_content_blocks(metadata_mode))
+        metadata = placeholder.neutralise(self.get_metadata_str(MetadataMode.LLM).strip())
+        return [*([TextBlock(text=metadata)] if metadata else []), TextBlock(text=self._shown())]
+
+    def set_content(self, value: str) -> None:
+        """Changes the text. The LLM sees the new text, neutralised, until the node is compressed again."""
+        self.text = value
+        self.llm_text = None
+
+    def _shown(self) -> str:
+        return placeholder.neutralise(self.text) if self.llm_text is None else self.llm_text

@@ -1,0 +1,63 @@
+"""What the LLM, the postprocessor, the ingestion step and the prompt helper share: a model and a store, by name."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.schema import BaseComponent
+
+from lloco_integrations.engine import DEFAULT_MODEL, Engine
+
+
+class Wired(BaseComponent):
+    """Fields that name a model and a store; ``engine`` is what does the work.
+
+    ``store`` may be a URL or path, None (the default store), a SummaryStore, or an object with ``mget`` and ``mset``. Objects
+    live in a private attribute; what is serialised is their URL, or None if no URL opens them again.
+    """
+
+    model: str = Field(default=DEFAULT_MODEL, description="Preset, model directory or hub id.")
+    store: str | None = Field(default=None, description="URL of the summary store; None is the default store.")
+    device: str = Field(default="auto", description="auto, or a torch device.")
+    dtype: str = Field(default="auto", description="auto, float32, bfloat16 or float16.")
+
+    _store: Any = PrivateAttr(default=None)
+
+    def __init__(self, *, store: Any = None, **fields: Any) -> None:
+        fields.pop("class_name", None)  # from a dump
+        known = {name for c in type(self).__mro__ if hasattr(c, "model_fields") for name in c.model_fields}
+        unknown = sorted(set(fields) - known)
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no argument {', '.join(unknown)}")
+        if isinstance(fields.get("model"), os.PathLike):
+            fields["model"] = os.fspath(fields["model"])
+        held, url = _held(store)
+        fields["store"] = url
+        super().__init__(**fields)
+        self._store = held
+
+    @property
+    def engine(self) -> Engine:
+        """The engine for the names as they are now; it loads model and store on first use."""
+        adapters = dict(getattr(self, "adapters", None) or {})
+        return Engine(self.model, self._store if self._store is not None else self.store, adapters, self.device, self.dtype)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        held = (state.get("__pydantic_private__") or {}).get("_store")
+        if held is not None:
+            self._store = held
+
+
+def _held(store: Any) -> tuple[Any, str | None]:
+    """The store object to keep, if ``store`` is one, and the URL to serialise."""
+    from lloco_integrations.store import SummaryStore
+
+    if store is None or isinstance(store, str):
+        return None, store
+    if isinstance(store, os.PathLike):
+        return None, os.fspath(store)
+    opened = SummaryStore.open(store)
+    return opened, None if opened.url.startswith("object:") else opened.url

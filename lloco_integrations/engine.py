@@ -7,6 +7,7 @@ engines of the same store share the store. So ``LLoCOLLM()`` and ``LLoCOPostproc
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -115,14 +116,19 @@ class Engine:
         params: GenerationParams | None = None,
         adapters: Sequence[str | None] | None = None,
     ) -> list[Generation]:
-        """One answer a prompt, in one batch. A prompt is a text or a conversation, with placeholders of this engine's store."""
-        return self.model.generate(prompts, params, store=self.store, adapters=self._names(adapters, len(prompts)))
+        """One answer a prompt, in one batch. A prompt is a text or a conversation, with placeholders of this engine's store.
+
+        Without a name in ``adapters``, a prompt's adapter is that of the group most of its summaries belong to (by source tokens, as
+        far as ``self.adapters`` knows the group), else the one named "default", else none.
+        """
+        names = [name or self._adapter_of(prompt) for prompt, name in zip(prompts, adapters or [None] * len(prompts), strict=True)]
+        return self.model.generate(prompts, params, store=self.store, adapters=names)
 
     def stream(
         self, prompt: str | Sequence[Message], params: GenerationParams | None = None, adapter: str | None = None
     ) -> Iterator[GenerationChunk]:
-        """The answer in pieces; the last chunk has ``final``."""
-        return self.model.stream(prompt, params, store=self.store, adapter=self._names([adapter], 1)[0])
+        """The answer in pieces; the last chunk has ``final``. See ``generate`` for the adapter."""
+        return self.model.stream(prompt, params, store=self.store, adapter=adapter or self._adapter_of(prompt))
 
     def count(self, prompt: str | Sequence[Message], *, templated: bool = True) -> Count:
         """True positions of ``prompt``: a placeholder costs its vectors. ``templated``: whether to count the chat template, too."""
@@ -148,9 +154,17 @@ class Engine:
         grouped = [replace(s, group=g) if g else s for s, g in zip(summaries, groups, strict=True)]
         self.store.put_many(list(zip(texts, grouped, strict=True)))
 
-    def _names(self, adapters: Sequence[str | None] | None, n: int) -> list[str | None]:
-        default = "default" if "default" in self.adapters else None
-        return [a if a is not None else default for a in (adapters or [None] * n)]
+    def _adapter_of(self, prompt: str | Sequence[Message]) -> str | None:
+        if not self.adapters:
+            return None
+        texts = [prompt] if isinstance(prompt, str) else [m.content for m in prompt]
+        keys = [mark.key for text in texts for mark in placeholder.find(text)]
+        shares: Counter[str] = Counter()
+        for info in self.store.info_many(keys):
+            if info is not None and info.group in self.adapters:
+                shares[info.group] += info.n_tokens
+        fallback = "default" if "default" in self.adapters else None
+        return shares.most_common(1)[0][0] if shares else fallback
 
     def _check_ratio(self, ratio: int | None) -> None:
         spec = self.model.spec

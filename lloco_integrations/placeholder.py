@@ -17,6 +17,7 @@ _KEY = rf"[a-z2-7]{{{KEY_LENGTH}}}"
 _OPEN = "<|lloco:"
 _WHOLE = re.compile(rf"<\|lloco:(?P<key>{_KEY})(?:@(?P<ratio>[1-9][0-9]{{0,4}}))?\|>")
 _LOOKALIKE = re.compile(r"<\|(?=\s*lloco\b)", re.IGNORECASE)
+_HOSTILE = re.compile(rf"{_LOOKALIKE.pattern}|<\|(?=\s*(?:l|ll|llo|lloc)?\Z)", re.IGNORECASE)  # the text that follows may complete it
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def neutralise(text: str) -> str:
 
     Applied to all raw text that comes from documents, so that a document cannot name an entry of the store. Idempotent.
     """
-    return _LOOKALIKE.sub("< |", text)
+    return _HOSTILE.sub("< |", text)
 
 
 def _checked(piece: str) -> str:

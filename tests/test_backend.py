@@ -26,9 +26,10 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def save_adapter(path: Path, seed: int, hidden: int = 32) -> Path:
     from peft import LoraConfig, get_peft_model
 
+    base = tiny.decoder(hidden=hidden)
     torch.manual_seed(seed)
     config = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
-    model = get_peft_model(tiny.decoder(hidden=hidden), config)
+    model = get_peft_model(base, config)
     model.save_pretrained(path)
     return path
 

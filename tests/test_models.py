@@ -116,3 +116,16 @@ def test_counts_are_what_generation_uses(tiny_model: str, store_url: str) -> Non
         assert (usage.prompt_tokens, usage.source_tokens) == (count.n_positions, count.source_tokens)
         assert engine.count(mark.content, templated=False).n_positions == mark.n_positions
     assert coarse.n_positions == -(-fine.n_tokens // 16)
+
+
+def test_the_group_of_the_summaries_chooses_the_adapter(tiny_model: str, store_url: str, tmp_path: Path) -> None:
+    from tests.test_backend import save_adapter
+
+    adapters = {name: str(save_adapter(tmp_path / name, seed)) for name, seed in (("law", 1), ("fairy", 2))}
+    engine = Engine(tiny_model, store_url, adapters, dtype="float32")
+    law, fairy, other = engine.compress(["a short law", "a rather longer fairy tale", "neither"], groups=["law", "fairy", "unknown"])
+    prompts = [law.content, f"{law.content} {fairy.content}", other.content, "no summary at all"]
+    answers = engine.generate(prompts, GenerationParams(max_new_tokens=4))
+    assert [a.adapter for a in answers] == ["law", "fairy", None, None]
+    assert engine.generate([law.content], adapters=["fairy"])[0].adapter == "fairy"
+    assert list(engine.stream(law.content, GenerationParams(max_new_tokens=2)))[-1].final.adapter == "law"  # type: ignore[union-attr]

@@ -48,8 +48,15 @@ def test_neutralise() -> None:
         safe = placeholder.neutralise(f"before {hostile} after")
         assert placeholder.split(safe) == [safe]
         assert placeholder.neutralise(safe) == safe
-    plain = "nothing to do: <|im_end|> lloco <|"
+    plain = "nothing to do: <|im_end|> lloco <| x"
     assert placeholder.neutralise(plain) == plain
+
+
+def test_two_neutralised_texts_never_make_one_lookalike() -> None:
+    whole = f"<|lloco:{KEY}|>"
+    for at in range(1, len(whole)):
+        joined = placeholder.neutralise(whole[:at]) + "\n" + placeholder.neutralise(whole[at:])
+        assert placeholder.split(joined) == [joined]
 
 
 def test_neutralised_pieces_never_join_to_a_placeholder() -> None:

@@ -3,7 +3,7 @@
     mean(ratio) = mean over the window of (token embedding + scale * W[slot] h)
     vector      = centre + gain(ratio) * (mean(ratio) - centre)
 
-h is the encoder's normed last hidden state, W one bias-free matrix for each slot (position in the finest window), zero at the
+h is the encoder's normed last hidden state, W one bias-free matrix for each of four slots (position modulo 4), zero at the
 start, so that a new compressor begins with averaged token embeddings, which a decoder can already half read. Token embeddings
 share a large common component, the centre: averaging keeps it and shrinks the rest by sqrt(ratio), so the gain (at the start
 sqrt(ratio)) acts on the rest alone and vectors keep the size of token embeddings. What is stored is the mean at the finest
@@ -27,9 +27,10 @@ from lloco_integrations.types import CompressorSpec, SummaryEmbeddings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-WINDOW = 4
-"""Source tokens per vector at the finest ratio that is stored."""
+SLOTS = 4
+"""Positions in a window that have a matrix of their own; they repeat in longer windows."""
 RATIOS = (4, 8, 16, 32)
+"""What a compressor gives unless its recipe says otherwise; the first is the finest, which is stored."""
 _GAIN_RATIOS = (1, 2, 4, 8, 16, 32)
 
 
@@ -39,11 +40,11 @@ class Projector(nn.Module):
     ``scale`` is the root mean square of the base's token embeddings, ``centre`` the mean of them over running text.
     """
 
-    def __init__(self, hidden_size: int, window: int = WINDOW) -> None:
+    def __init__(self, hidden_size: int, slots: int = SLOTS) -> None:
         super().__init__()
-        self.window = window
+        self.n_slots = slots
         self.centre = nn.Parameter(torch.zeros(hidden_size))
-        self.slots = nn.Parameter(torch.zeros(window, hidden_size, hidden_size))
+        self.slots = nn.Parameter(torch.zeros(slots, hidden_size, hidden_size))
         self.log_gain = nn.Parameter(torch.tensor([0.5 * math.log(r) for r in _GAIN_RATIOS]))
         self.scale: torch.Tensor
         self.register_buffer("scale", torch.ones(()))
@@ -51,8 +52,8 @@ class Projector(nn.Module):
     def forward(self, embeddings: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """``(batch, length, hidden)`` twice -> the same shape; position 0 of each row is slot 0."""
         batch, length, width = hidden.shape
-        short = -length % self.window
-        padded = nn.functional.pad(hidden, (0, 0, 0, short)).view(batch, -1, self.window, width)
+        short = -length % self.n_slots
+        padded = nn.functional.pad(hidden, (0, 0, 0, short)).view(batch, -1, self.n_slots, width)
         moved = torch.einsum("bnsh,sho->bnso", padded, self.slots.to(hidden.dtype))
         return embeddings + self.scale.to(hidden.dtype) * moved.reshape(batch, -1, width)[:, :length]
 
@@ -134,13 +135,13 @@ class MeanPoolCompressor(Compressor):
         for (d, _), rows in zip(segments, vectors, strict=True):
             grouped[d].append(rows)
         return [
-            SummaryEmbeddings(torch.cat(rows), len(ids), self.spec.fingerprint, window=self.encoder.projector.window)
+            SummaryEmbeddings(torch.cat(rows), len(ids), self.spec.fingerprint, window=self.spec.ratios[0])
             for rows, ids in zip(grouped, documents, strict=True)
         ]
 
     def _encode(self, rows: list[Sequence[int]]) -> list[torch.Tensor]:
         ids, mask = pad(rows, self.encoder.trunk.device)
-        means, counts = pool(self.encoder(ids, mask), mask, self.encoder.projector.window)
+        means, counts = pool(self.encoder(ids, mask), mask, self.spec.ratios[0])
         dtype = self.encoder.trunk.dtype
         return [m[: int((c > 0).sum())].to(device="cpu", dtype=dtype) for m, c in zip(means, counts, strict=True)]
 
@@ -151,10 +152,10 @@ class MeanPoolCompressor(Compressor):
                 f"these summary embeddings were made by compressor {summary.compressor[:16]}, and this model reads those of "
                 f"{self.spec.fingerprint[:16]}; compress the documents again with this model, or load the model that made them"
             )
-        coarse = summary.coarsen(ratio or self.encoder.projector.window)
+        coarse = summary.coarsen(ratio or self.spec.ratios[0])
         projector = self.encoder.projector
         with torch.inference_mode():
-            rows = projector.read(coarse.vectors.to(projector.centre.device), coarse.window or projector.window)
+            rows = projector.read(coarse.vectors.to(projector.centre.device), coarse.window or self.spec.ratios[0])
         return rows.to(summary.vectors.dtype)
 
 

@@ -38,7 +38,8 @@ def load_model(
         ModelNotFound: no such model, incomplete files, or an unknown device or dtype.
         IncompatibleAdapter: later, when an adapter is first used.
     """
-    where, kind = resolve_device(device), dtype
+    where = resolve_device(device)
+    kind = resolve_dtype(dtype, where)
     paths = {**({"default": str(adapter)} if adapter is not None else {}), **(adapters or {})}
     name = str(name_or_path)
     directory = Path(name_or_path).expanduser()
@@ -50,8 +51,8 @@ def load_model(
     elif not directory.exists() and name.count("/") != 1:
         raise ModelNotFound(f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a directory nor a hub id such as 'owner/model'")
     if (directory / MANIFEST).is_file():
-        return _load_directory(name, directory, paths, where, resolve_dtype(kind, where))
-    return _load_autocompressor(name, directory, paths, where, resolve_dtype(kind, where))
+        return _load_directory(name, directory, paths, where, kind)
+    return _load_autocompressor(name, directory, paths, where, kind)
 
 
 def _load_directory(name: str, directory: Path, adapters: dict[str, str], device: torch.device, dtype: torch.dtype) -> LLoCOModel:

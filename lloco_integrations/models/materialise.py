@@ -86,7 +86,7 @@ def _build(preset: Preset, directory: Path, source: str) -> None:
     from peft import PeftModel
     from safetensors.torch import load_file
 
-    from lloco_integrations.compressors.mean_pool import RATIOS, MeanPoolEncoder, Projector, truncated
+    from lloco_integrations.compressors.mean_pool import MeanPoolEncoder, Projector, truncated
     from lloco_integrations.models.directory import Manifest, save_directory
 
     if preset.weights is None:
@@ -98,14 +98,14 @@ def _build(preset: Preset, directory: Path, source: str) -> None:
     encoder_trunk: Any = PeftModel.from_pretrained(trunk, preset.weights / "encoder").merge_and_unload()
     decoder: Any = PeftModel.from_pretrained(base, preset.weights / "decoder").merge_and_unload()
     state = load_file(preset.weights / "projector.safetensors")
-    projector = Projector(decoder.config.hidden_size, window=state["slots"].shape[0])
+    projector = Projector(decoder.config.hidden_size, slots=state["slots"].shape[0])
     projector.load_state_dict(state)
     spec = CompressorSpec(
-        fingerprint=fingerprint(source=source, kind="mean_pool", segment_length=recipe["segment_length"], window=projector.window),
+        fingerprint=fingerprint(source=source, kind="mean_pool", segment_length=recipe["segment_length"], ratios=recipe["ratios"]),
         kind="mean_pool",
         hidden_size=decoder.config.hidden_size,
         segment_length=recipe["segment_length"],
-        ratios=RATIOS,
+        ratios=tuple(recipe["ratios"]),
     )
     manifest = Manifest(spec, preset.name, bidirectional=recipe["bidirectional"], chat=preset.chat_template is not None, source=source)
     encoder = MeanPoolEncoder(encoder_trunk.to(torch.bfloat16), projector.to(torch.float32), bidirectional=recipe["bidirectional"])

@@ -140,8 +140,9 @@ class SqliteBackend:
                 self._db = None
 
     def __del__(self) -> None:
-        with suppress(Exception):
-            self.close()
+        if suppress is not None:  # at the interpreter's end, modules may be gone
+            with suppress(Exception):
+                self.close()
 
     def before_fork(self) -> None:
         self._lock.acquire()

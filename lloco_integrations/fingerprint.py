@@ -32,13 +32,9 @@ def fingerprint(**parts: object) -> str:
     Raises BadInput if a part is not plain JSON (numbers, strings, lists, dicts with string keys, None).
     """
     try:
-        text = json.dumps(
-            {"format_version": FORMAT_VERSION, "parts": parts}, sort_keys=True, separators=(",", ":"), allow_nan=False
-        )
+        text = json.dumps({"format_version": FORMAT_VERSION, "parts": parts}, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise BadInput(
-            f"a fingerprint is made of plain JSON values: {error}; pass the hash of anything else"
-        ) from error
+        raise BadInput(f"a fingerprint is made of plain JSON values: {error}; pass the hash of anything else") from error
     return hashlib.sha256(text.encode()).hexdigest()
 
 

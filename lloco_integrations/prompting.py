@@ -66,6 +66,11 @@ class Prompter:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        text: Any = self.tokenizer.decode(list(ids))
+        return str(text)
+
     def _special_ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
         return ids
@@ -79,12 +84,12 @@ class Prompter:
     def _chat_segments(self, messages: list[Message]) -> list[Segment]:
         marked = [{"role": m.role, "content": _MARK.format(i)} for i, m in enumerate(messages)]
         try:
-            rendered: str = self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
+            rendered: Any = self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
         except Exception as error:
             roles = [m.role for m in messages]
             raise BadInput(f"this model's chat template refuses the roles {roles}: {error}; use system, user and assistant") from error
         out: list[Segment] = []
-        rest = rendered
+        rest = str(rendered)
         for i, message in enumerate(messages):
             before, found, rest = rest.partition(_MARK.format(i))
             if not found:

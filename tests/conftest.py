@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,7 @@ def store_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def lloco_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def lloco_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """LLOCO_HOME in an empty folder."""
     monkeypatch.setenv("LLOCO_HOME", str(tmp_path / "home"))
-    yield tmp_path / "home"
+    return tmp_path / "home"

@@ -54,9 +54,7 @@ def tiny_model(kind: str = "llama", **options: Any) -> PreTrainedModel:
 def tiny(model: PreTrainedModel | str = "llama", **options: Any) -> AutoCompressor:
     model = tiny_model(model) if isinstance(model, str) else model
     summary = torch.randn(4, 32, generator=torch.Generator().manual_seed(1))
-    return AutoCompressor(
-        model, summary, **({"accumulate": True, "segment_length": 16, "fingerprint": "tiny"} | options)
-    )
+    return AutoCompressor(model, summary, **({"accumulate": True, "segment_length": 16, "fingerprint": "tiny"} | options))
 
 
 def vectors(compressor: AutoCompressor, **options: Any) -> list[Tensor]:
@@ -258,9 +256,7 @@ def test_the_last_position_can_be_used() -> None:
         tiny().compress_ids([[1] * 61], segment_length=4)
 
 
-@pytest.mark.parametrize(
-    ("document", "message"), [([], "no tokens"), ([64], "vocabulary has 64"), ([3, -1], "from -1 to 3")]
-)
+@pytest.mark.parametrize(("document", "message"), [([], "no tokens"), ([64], "vocabulary has 64"), ([3, -1], "from -1 to 3")])
 def test_unusable_documents_are_named(document: list[int], message: str) -> None:
     with pytest.raises(BadInput, match=f"document 1 .*{message}"):
         tiny().compress_ids([[1, 2], document])
@@ -353,9 +349,7 @@ def to_shards(directory: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["single", "shards", "bin", "bin shards", "unknown class"])
-def test_every_form_of_checkpoint_loads_without_a_network(
-    checkpoint: Path, form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_form_of_checkpoint_loads_without_a_network(checkpoint: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = vectors(AutoCompressor.from_pretrained(GOLDEN / "ckpt_mha"))
     if form == "bin":
         to_bin(checkpoint)

@@ -54,7 +54,9 @@ def test_generation_continues_the_training_path(model: LLoCOModel) -> None:
     resolved = model.resolve([context, prompt])
     assert resolved.n_positions == context.n_vectors + len(prompt)
     embedding = model.decoder.get_input_embeddings()
-    first = model.backend.generate([type(resolved)((vectors, prompt), 0 + vectors.shape[0] + len(prompt), 0)], GenerationParams(max_new_tokens=1))
+    first = model.backend.generate(
+        [type(resolved)((vectors, prompt), 0 + vectors.shape[0] + len(prompt), 0)], GenerationParams(max_new_tokens=1)
+    )
     losses = torch.stack([model.loss(vectors, prompt, [t]) for t in range(300)])
     best = int(losses.argmin())
     assert model.tokenizer is not None

@@ -81,12 +81,7 @@ def test_paragraphs_are_of_a_length_to_retrieve(documents):
 
 
 def test_no_paragraph_occurs_twice(documents):
-    paragraphs = [
-        paragraph
-        for document in documents
-        for paragraph in document.text.split("\n\n")
-        if not paragraph.startswith("#")
-    ]
+    paragraphs = [paragraph for document in documents for paragraph in document.text.split("\n\n") if not paragraph.startswith("#")]
     assert len(set(paragraphs)) == len(paragraphs)
 
 
@@ -122,19 +117,13 @@ def test_every_third_question_of_a_document_is_held_out(questions, texts):
 
 def test_first_answer_is_verbatim_in_its_document(questions, texts):
     missing = [
-        (question.id, question.answers[0])
-        for question in questions
-        if question.answers[0].lower() not in texts[question.doc_id].lower()
+        (question.id, question.answers[0]) for question in questions if question.answers[0].lower() not in texts[question.doc_id].lower()
     ]
     assert missing == []
 
 
 def test_no_question_gives_away_its_own_answer(questions):
-    given_away = [
-        question.id
-        for question in questions
-        if any(contains_phrase(answer, question.question) for answer in question.answers)
-    ]
+    given_away = [question.id for question in questions if any(contains_phrase(answer, question.question) for answer in question.answers)]
     assert given_away == []
 
 
@@ -161,8 +150,7 @@ def test_train_and_heldout_ask_for_different_answers_within_a_document(questions
     shared = [
         question.id
         for question in questions
-        if question.split == "heldout"
-        and train_answers[question.doc_id] & {answer.lower() for answer in question.answers}
+        if question.split == "heldout" and train_answers[question.doc_id] & {answer.lower() for answer in question.answers}
     ]
     assert shared == []
 

@@ -58,9 +58,7 @@ def gqa() -> AutoCompressor:
 def lora() -> AutoCompressor:
     """The compressor around a PeftModel whose adapter is loaded and active, and can be trained."""
     compressor = load()
-    compressor.model = PeftModel.from_pretrained(
-        compressor.model, str(GOLDEN / "adapter_mha"), is_trainable=True
-    ).eval()
+    compressor.model = PeftModel.from_pretrained(compressor.model, str(GOLDEN / "adapter_mha"), is_trainable=True).eval()
     return compressor
 
 
@@ -82,9 +80,7 @@ def greedy(model: torch.nn.Module, context: Tensor | None, prompts: Tensor, n: i
     if context is not None:
         inputs = torch.cat([context, inputs], dim=1)
     mask = torch.ones(inputs.shape[:2], dtype=torch.long)
-    new = model.generate(
-        inputs_embeds=inputs, attention_mask=mask, max_new_tokens=n, min_new_tokens=n, do_sample=False, pad_token_id=0
-    )
+    new = model.generate(inputs_embeds=inputs, attention_mask=mask, max_new_tokens=n, min_new_tokens=n, do_sample=False, pad_token_id=0)
     return torch.cat([prompts, new], dim=1)
 
 
@@ -128,9 +124,7 @@ def test_uneven_segments(mha: AutoCompressor) -> None:
 
 
 def test_without_accumulation(mha: AutoCompressor) -> None:
-    replacing = AutoCompressor(
-        mha.model, mha.embed_summary, accumulate=False, segment_length=SEGMENT, fingerprint="replacing"
-    )
+    replacing = AutoCompressor(mha.model, mha.embed_summary, accumulate=False, segment_length=SEGMENT, fingerprint="replacing")
     close(vectors(replacing, ids("B_ids"))[0][None], "b_noaccum_softprompt")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lloco_integrations import placeholder, prompting
+from lloco_integrations import prompting
 from lloco_integrations.errors import BadInput, PlaceholderError
 from lloco_integrations.placeholder import Placeholder
 from lloco_integrations.prompting import Prompter

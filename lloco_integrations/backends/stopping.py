@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 class StopStrings(StoppingCriteria):
     """Ends each row of a batch at its first stop string, and all of them when ``cancelled`` is set."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase | None, stop: Sequence[str], cancelled: threading.Event | None = None
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None, stop: Sequence[str], cancelled: threading.Event | None = None) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(s for s in stop if s) if tokenizer is not None else ()
         self._tail = max((len(s.encode()) for s in self._stop), default=0) + 8

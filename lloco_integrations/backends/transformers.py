@@ -36,7 +36,7 @@ class TransformersBackend(Backend):
         tokenizer: PreTrainedTokenizerBase | None,
         *,
         adapters: dict[str, str] | None = None,
-        lock: threading.RLock | None = None,  # type: ignore[valid-type]
+        lock: threading.RLock | None = None,
         batch_size: int = 16,
     ) -> None:
         self.model = model
@@ -131,7 +131,8 @@ class TransformersBackend(Backend):
         how: dict[str, Any] = {"do_sample": sampled}
         if sampled:
             how |= {"temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k}
-        config = GenerationConfig(
+        make_config: Any = GenerationConfig
+        config = make_config(
             max_new_tokens=max(1, min(params.max_new_tokens, self.window - longest)),
             repetition_penalty=params.repetition_penalty,
             eos_token_id=self.ends or None,
@@ -190,8 +191,8 @@ class TransformersBackend(Backend):
     def _text(self, ids: list[int]) -> str:
         if self.tokenizer is None:
             return " ".join(map(str, ids))
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return text
+        text: Any = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return str(text)
 
     def _check_room(self, prompt: ResolvedPrompt) -> None:
         if prompt.n_positions >= self.window:

@@ -16,17 +16,13 @@ from rich.text import Text
 from lloco_integrations.errors import BadInput, DamagedEntry
 from lloco_integrations.store import EntryInfo, SummaryStore, Totals
 
-app = typer.Typer(
-    help="The store of summary embeddings: what it holds, whether it is sound, what may go.", no_args_is_help=True
-)
+app = typer.Typer(help="The store of summary embeddings: what it holds, whether it is sound, what may go.", no_args_is_help=True)
 
 _DAY = 86400.0
 _SHOWN = 20
 StoreOption = Annotated[
     str | None,
-    typer.Option(
-        "--store", help="Address such as sqlite:///path, file:///directory or s3://bucket/prefix; else the default."
-    ),
+    typer.Option("--store", help="Address such as sqlite:///path, file:///directory or s3://bucket/prefix; else the default."),
 ]
 
 
@@ -62,9 +58,7 @@ def list_entries(
     with _open(store) as opened:
         keys = opened.keys()
         rows = ((key, info) for key in keys if (info := _info(opened, key)) is not None)
-        wanted = (
-            (key, info) for key, info in rows if group is None or (isinstance(info, EntryInfo) and info.group == group)
-        )
+        wanted = ((key, info) for key, info in rows if group is None or (isinstance(info, EntryInfo) and info.group == group))
         shown = list(islice(wanted, limit + 1))
     for key, info in shown[:limit]:
         if isinstance(info, DamagedEntry):
@@ -91,8 +85,7 @@ def verify(store: StoreOption = None) -> None:
         typer.echo(key)
     if damaged:
         typer.echo(
-            f"{len(damaged)} damaged entries. Delete them with: lloco store gc --damaged --yes, "
-            f"then compress their texts again.",
+            f"{len(damaged)} damaged entries. Delete them with: lloco store gc --damaged --yes, then compress their texts again.",
             err=True,
         )
         raise typer.Exit(1)
@@ -106,16 +99,12 @@ def gc(
     older_than: Annotated[float | None, typer.Option(min=0, help="Entries stored more than so many days ago.")] = None,
     group: Annotated[str | None, typer.Option(help="Entries of this group.")] = None,
     foreign: Annotated[bool, typer.Option("--foreign", help="Entries of compressors other than those kept.")] = False,
-    keep: Annotated[
-        list[str] | None, typer.Option(help="A fingerprint that --foreign keeps; repeat for several.")
-    ] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="A fingerprint that --foreign keeps; repeat for several.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only say what would be deleted.")] = False,
 ) -> None:
     """Delete entries that meet every condition given (damaged ones in any case with --damaged)."""
     if foreign != bool(keep):
-        raise BadInput(
-            "--foreign needs --keep FINGERPRINT, and --keep needs --foreign; see lloco store stats for fingerprints"
-        )
+        raise BadInput("--foreign needs --keep FINGERPRINT, and --keep needs --foreign; see lloco store stats for fingerprints")
     if not (damaged or foreign or older_than is not None or group is not None):
         raise BadInput("say what may go: --damaged, --older-than DAYS, --group NAME, or --foreign --keep FINGERPRINT")
     age = None if older_than is None else older_than * _DAY

@@ -64,9 +64,7 @@ class AutoCompressor(Compressor):
         """
         width = int(_embedding(model).weight.shape[1])
         if embed_summary.ndim != 2 or embed_summary.shape[0] < 1 or embed_summary.shape[1] != width:
-            raise BadInput(
-                f"embed_summary has the shape {tuple(embed_summary.shape)}, the model needs (summary_length, {width})"
-            )
+            raise BadInput(f"embed_summary has the shape {tuple(embed_summary.shape)}, the model needs (summary_length, {width})")
         if segment_length < 1 or max_segments < 1:
             raise BadInput(f"segment_length={segment_length} and max_segments={max_segments} must both be 1 or more")
         self.model = model
@@ -185,8 +183,7 @@ class AutoCompressor(Compressor):
             )
         if ratio is not None and ratio != self.spec.ratios[0]:
             raise IncompatibleSummary(
-                f"an autocompressor has a fixed ratio, here {self.spec.ratios[0]}, and cannot be brought to {ratio}; "
-                f"leave the ratio out"
+                f"an autocompressor has a fixed ratio, here {self.spec.ratios[0]}, and cannot be brought to {ratio}; leave the ratio out"
             )
         return summary.vectors.to(_embedding(self.model).weight.device)
 

@@ -143,9 +143,7 @@ def open_checkpoint(path_or_id: str | PathLike[str]) -> Checkpoint:
         )
     weights = sorted(directory.glob("model*.safetensors")) or sorted(directory.glob("pytorch_model*.bin"))
     if not weights:
-        raise ModelNotFound(
-            f"{directory} has neither model*.safetensors nor pytorch_model*.bin; download the weights into it"
-        )
+        raise ModelNotFound(f"{directory} has neither model*.safetensors nor pytorch_model*.bin; download the weights into it")
     return Checkpoint(directory, config, tuple(weights))
 
 

@@ -74,9 +74,7 @@ def load_documents() -> list[ExampleDocument]:
         first_line, _, rest = path.read_text(encoding="utf-8").partition("\n")
         if not first_line.startswith("# "):
             raise ValueError(f"{path.name}: the first line must be a '# ' title")
-        documents.append(
-            ExampleDocument(doc_id=path.stem, title=first_line[2:].strip(), text=rest.strip())
-        )
+        documents.append(ExampleDocument(doc_id=path.stem, title=first_line[2:].strip(), text=rest.strip()))
     return documents
 
 

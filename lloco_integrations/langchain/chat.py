@@ -11,8 +11,8 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
+from lloco_integrations.background import in_background
 from lloco_integrations.errors import LLoCOError
-from lloco_integrations.langchain.background import drain
 from lloco_integrations.langchain.decoding import Call, DecoderFields, warn_about_tools
 from lloco_integrations.langchain.messages import to_messages
 from lloco_integrations.types import Generation, GenerationChunk
@@ -55,7 +55,7 @@ class ChatLLoCO(DecoderFields, BaseChatModel):
     ) -> ChatResult:
         """Streams underneath, so that a cancelled task does not leave the model busy."""
         call, prompt = self._call(stop, kwargs), to_messages(messages)
-        async for chunk in drain(lambda: call.engine.stream(prompt, call.params, call.adapter)):
+        async for chunk in in_background(lambda: call.engine.stream(prompt, call.params, call.adapter)):
             if chunk.final is not None:
                 return _result(chunk.final, call)
         raise LLoCOError("the stream of an answer ended before the answer did; ask again")
@@ -79,7 +79,7 @@ class ChatLLoCO(DecoderFields, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         call, prompt = self._call(stop, kwargs), to_messages(messages)
-        async for chunk in drain(lambda: call.engine.stream(prompt, call.params, call.adapter)):
+        async for chunk in in_background(lambda: call.engine.stream(prompt, call.params, call.adapter)):
             yield _chunk(chunk, call)
 
     def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None) -> int:

@@ -14,7 +14,7 @@ from langchain_core.outputs import LLMResult
 from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.runnables import run_in_executor
 
-from lloco_integrations.langchain.background import drain
+from lloco_integrations.background import in_background
 from lloco_integrations.langchain.decoding import Call, DecoderFields, warn_about_tools
 from lloco_integrations.types import Generation, GenerationChunk
 
@@ -89,7 +89,7 @@ class LLoCOLLM(DecoderFields, BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[LangChainChunk]:
         call = self._call(stop, kwargs)
-        async for piece in drain(lambda: call.engine.stream(prompt, call.params, call.adapter)):
+        async for piece in in_background(lambda: call.engine.stream(prompt, call.params, call.adapter)):
             chunk = _chunk(piece, call)
             if run_manager is not None:
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)

@@ -11,8 +11,8 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import LLM
 
+from lloco_integrations.background import in_background
 from lloco_integrations.engine import DEFAULT_MODEL
-from lloco_integrations.llama_index.background import in_background
 from lloco_integrations.llama_index.calls import chat_response, completion, never_swallowed, to_messages, to_params
 from lloco_integrations.llama_index.wiring import Wired
 from lloco_integrations.types import Generation, GenerationParams, Message

@@ -1,9 +1,9 @@
 """A complete mean_pool model as a directory that any tool can read:
 
-    lloco.json              what it is: CompressorSpec, prompting
-    encoder/                plain Hugging Face model: the compressor's trunk
-    projector.safetensors   what stands between encoder and decoder
-    decoder/                plain Hugging Face causal LM with tokenizer (vLLM serves it as it is)
+lloco.json              what it is: CompressorSpec, prompting
+encoder/                plain Hugging Face model: the compressor's trunk
+projector.safetensors   what stands between encoder and decoder
+decoder/                plain Hugging Face causal LM with tokenizer (vLLM serves it as it is)
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def load_compressor(directory: Path, manifest: Manifest, device: torch.device, d
         trunk = AutoModel.from_pretrained(directory / "encoder", dtype=dtype, local_files_only=True).to(device)
         state = load_file(directory / "projector.safetensors")
     except Exception as error:
-        raise ModelNotFound(f"the compressor in {directory} cannot be loaded: {error}; delete the folder and load the model again") from error
+        raise ModelNotFound(
+            f"the compressor in {directory} cannot be loaded: {error}; delete the folder and load the model again"
+        ) from error
     projector = Projector(manifest.spec.hidden_size, slots=state["slots"].shape[0])
     projector.load_state_dict(state)
     encoder = MeanPoolEncoder(trunk, projector.to(device), bidirectional=manifest.bidirectional)

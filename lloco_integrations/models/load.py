@@ -82,7 +82,7 @@ def _load_autocompressor(name: str, path: Path, adapters: dict[str, str], device
 
     directory = open_checkpoint(path).directory
     compressor = AutoCompressor.from_pretrained(directory, device=device, dtype=dtype)
-    decoder = compressor.model.requires_grad_(False)
+    decoder: Any = compressor.model.requires_grad_(False)
     tokenizer: Any = None
     if any((directory / f).exists() for f in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)

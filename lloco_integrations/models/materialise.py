@@ -140,7 +140,9 @@ def _one_at_a_time(directory: Path) -> Iterator[None]:
         lock.acquire()
     except OSError as error:
         where = os.environ.get("LLOCO_HOME", "not set")
-        raise ModelNotFound(f"cannot write to {directory.parent}: {error}; set LLOCO_HOME (now {where}) to a folder you may write") from error
+        raise ModelNotFound(
+            f"cannot write to {directory.parent}: {error}; set LLOCO_HOME (now {where}) to a folder you may write"
+        ) from error
     try:
         yield
     finally:

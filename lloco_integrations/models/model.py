@@ -87,9 +87,7 @@ class LLoCOModel:
     ) -> list[SummaryEmbeddings]:
         """As ``compress``, from token ids (no BOS, no EOS)."""
         if progress is not True:
-            return self.compressor.compress_ids(
-                documents, batch_size=batch_size, segment_length=segment_length, progress=progress or None
-            )
+            return self.compressor.compress_ids(documents, batch_size=batch_size, segment_length=segment_length, progress=progress or None)
         from tqdm.auto import tqdm
 
         with tqdm(total=sum(map(len, documents)), unit="tok", desc="compressing") as bar:

@@ -86,17 +86,13 @@ def absent(url: str) -> StoreError:
 
 def replaced(url: str) -> StoreError:
     """The error for a store that vanished, or became another one, while it was open."""
-    return StoreError(
-        f"the store {shown(url)} was removed or replaced while it was open; open it again and "
-        f"compress again what it lacks"
-    )
+    return StoreError(f"the store {shown(url)} was removed or replaced while it was open; open it again and compress again what it lacks")
 
 
 def full(url: str) -> StoreError:
     """The error for a disk or quota that is used up."""
     return StoreError(
-        f"no room left for the store {shown(url)}; free some space and repeat the call. "
-        f"Everything acknowledged so far is kept"
+        f"no room left for the store {shown(url)}; free some space and repeat the call. Everything acknowledged so far is kept"
     )
 
 

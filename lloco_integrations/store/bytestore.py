@@ -43,9 +43,7 @@ class ByteStoreBackend:
             for some in chunks(keys, _BATCH):
                 got = list(self.inner.mget([_ENTRY + key for key in some]))
                 if len(got) != len(some):
-                    raise StoreError(
-                        f"mget of {self.url} gave {len(got)} values for {len(some)} keys; it must give one each"
-                    )
+                    raise StoreError(f"mget of {self.url} gave {len(got)} values for {len(some)} keys; it must give one each")
                 values.extend(got)
         return values
 
@@ -94,9 +92,7 @@ class ByteStoreBackend:
     def _method(self, name: str) -> Any:
         method = getattr(self.inner, name, None)
         if method is None:
-            raise StoreError(
-                f"{type(self.inner).__name__} has no {name}, which this needs; add it, or use sqlite:///path"
-            )
+            raise StoreError(f"{type(self.inner).__name__} has no {name}, which this needs; add it, or use sqlite:///path")
         return method
 
     @contextmanager

@@ -45,10 +45,7 @@ class Header:
 
 def damaged(key: str, reason: str) -> DamagedEntry:
     """The error for an entry that must not be decoded."""
-    return DamagedEntry(
-        f"entry {key} of the store is damaged ({reason}); delete it and compress its text again: "
-        f"lloco store gc --damaged"
-    )
+    return DamagedEntry(f"entry {key} of the store is damaged ({reason}); delete it and compress its text again: lloco store gc --damaged")
 
 
 def read_header(key: str, data: object) -> Header:

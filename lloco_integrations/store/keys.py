@@ -27,10 +27,7 @@ def make_key(secret: bytes, fingerprint: str, text: str) -> str:
     Raises BadInput if either is not a string. Lone surrogates, which PDF readers produce, are accepted.
     """
     if not isinstance(fingerprint, str) or not isinstance(text, str):
-        raise BadInput(
-            f"a key is made of two strings (fingerprint, text), "
-            f"not ({type(fingerprint).__name__}, {type(text).__name__})"
-        )
+        raise BadInput(f"a key is made of two strings (fingerprint, text), not ({type(fingerprint).__name__}, {type(text).__name__})")
     name = fingerprint.encode("utf-8", "surrogatepass")
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES, key=secret, person=_PERSON)
     digest.update(len(name).to_bytes(8, "big"))

@@ -73,9 +73,7 @@ def open_memory(url: str) -> MemoryBackend:
         if name.startswith(_NAMELESS):
             found = _nameless.get(name)
             if found is None:
-                raise StoreError(
-                    f"{url} lived in the memory of another process, or is gone; use sqlite:///path to share a store"
-                )
+                raise StoreError(f"{url} lived in the memory of another process, or is gone; use sqlite:///path to share a store")
             return found
         if name:
             return _named.setdefault(name, MemoryBackend(_PREFIX + name))

@@ -36,9 +36,7 @@ class StoreMeta:
 
     def to_json(self) -> str:
         """As kept in the store."""
-        return json.dumps(
-            {"lloco_store": FORMAT, "storage": self.storage, "secret": self.secret.hex(), "created": self.created}
-        )
+        return json.dumps({"lloco_store": FORMAT, "storage": self.storage, "secret": self.secret.hex(), "created": self.created})
 
     @staticmethod
     def from_json(text: object, where: str) -> StoreMeta:
@@ -61,9 +59,7 @@ class StoreMeta:
                 f"the store {where} has damaged meta data ({type(error).__name__}: {error}); restore it from a backup, "
                 f"or remove the store and compress again"
             ) from error
-        raise StoreError(
-            f"the store {where} has format {version}, this version reads up to {FORMAT}; upgrade lloco-integrations"
-        )
+        raise StoreError(f"the store {where} has format {version}, this version reads up to {FORMAT}; upgrade lloco-integrations")
 
 
 def check_storage(storage: str | None) -> None:

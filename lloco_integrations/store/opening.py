@@ -83,9 +83,7 @@ def _sqlite(target: str, path: str) -> Backend:
     from lloco_integrations.store.sqlite import SqliteBackend
 
     if path in ("", ":memory:"):
-        raise StoreError(
-            f"{target!r} names no file; write sqlite:///path/of/store.sqlite, or memory:// for one without a file"
-        )
+        raise StoreError(f"{target!r} names no file; write sqlite:///path/of/store.sqlite, or memory:// for one without a file")
     return SqliteBackend(Path(path).expanduser())
 
 

@@ -55,9 +55,7 @@ class SqliteBackend:
 
     def load_meta(self, proposal: StoreMeta | None) -> StoreMeta:
         if self.path.is_dir():
-            raise StoreError(
-                f"{self.path} is a directory; name a file in it (sqlite:///.../store.sqlite), or open file://{self.path}"
-            )
+            raise StoreError(f"{self.path} is a directory; name a file in it (sqlite:///.../store.sqlite), or open file://{self.path}")
         if not self.path.exists():
             if proposal is None:
                 raise absent(self.url)
@@ -67,8 +65,7 @@ class SqliteBackend:
             tables = {str(name) for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if tables and "lloco_meta" not in tables:
             raise StoreError(
-                f"{self.path} is the SQLite database of something else (tables {', '.join(sorted(tables)[:5])}); "
-                f"name another file"
+                f"{self.path} is the SQLite database of something else (tables {', '.join(sorted(tables)[:5])}); name another file"
             )
         if not tables:
             if proposal is None:
@@ -120,9 +117,7 @@ class SqliteBackend:
         last = ""
         while True:
             with self._session("read") as db:
-                rows = db.execute(
-                    "SELECT key FROM lloco_entries WHERE key > ? ORDER BY key LIMIT 1000", (last,)
-                ).fetchall()
+                rows = db.execute("SELECT key FROM lloco_entries WHERE key > ? ORDER BY key LIMIT 1000", (last,)).fetchall()
             if not rows:
                 return
             for (last,) in rows:
@@ -217,8 +212,7 @@ class SqliteBackend:
                 raise read_only(self.url) from error
             if "locked" in text:
                 raise StoreError(
-                    f"the store {shown(self.url)} was busy for {BUSY_SECONDS} s; find the process that holds it, "
-                    f"and repeat the call"
+                    f"the store {shown(self.url)} was busy for {BUSY_SECONDS} s; find the process that holds it, and repeat the call"
                 ) from error
             if "not a database" in text or "malformed" in text:
                 raise PlaceDamaged(

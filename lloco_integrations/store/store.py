@@ -176,9 +176,7 @@ class SummaryStore:
 
         With no condition at all nothing is deleted.
         """
-        doomed = self.find_garbage(
-            fingerprint_keep=fingerprint_keep, older_than=older_than, group=group, damaged=damaged
-        )
+        doomed = self.find_garbage(fingerprint_keep=fingerprint_keep, older_than=older_than, group=group, damaged=damaged)
         count = self._backend.delete(doomed) if doomed else 0
         self._backend.sweep()
         return count
@@ -190,9 +188,7 @@ class SummaryStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -210,8 +206,7 @@ class SummaryStore:
     def _agree(self, storage: str | None) -> None:
         if storage is not None and storage != self.storage:
             raise StoreError(
-                f"the store {shown(self.url)} keeps {self.storage!r}, not {storage!r}; "
-                f"leave storage out, or make another store"
+                f"the store {shown(self.url)} keeps {self.storage!r}, not {storage!r}; leave storage out, or make another store"
             )
 
     def _name(self, text: str, summary: SummaryEmbeddings) -> str:

@@ -137,7 +137,9 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if len(self.contexts) < self.rows:
-            raise BadInput(f"{len(self.contexts)} documents with questions are fewer than the {self.rows} rows of a batch; add data or lower rows")
+            raise BadInput(
+                f"{len(self.contexts)} documents with questions are fewer than the {self.rows} rows of a batch; add data or lower rows"
+            )
 
     def batch(self, step: int) -> Batch:
         """The batch of ``step``, the same however often and in whatever order it is asked for."""
@@ -202,7 +204,7 @@ class Sampler:
     def _quote(self, template: Template, text: str, context: Context, rng: random.Random) -> tuple[list[Segment], tuple[int, ...], float]:
         mix = self.mix
         at = rng.randrange(max(1, len(context.ids) - mix.quote_lead - 7))
-        lead = self.prompter.tokenizer.decode(context.ids[at : at + mix.quote_lead])
+        lead = self.prompter.text_of(context.ids[at : at + mix.quote_lead])
         rest = context.ids[at + mix.quote_lead :][: mix.quote_tokens]
         return self._segments(template, text, f'Which words follow "{lead.strip()}"?'), rest, mix.quote_weight
 
@@ -210,7 +212,7 @@ class Sampler:
         return self.prompter.segments(template.fill(text, placeholder.neutralise(question)))
 
     def _shown(self, i: int, context: Context, raw: bool, named: bool) -> str:
-        content = self.prompter.tokenizer.decode(context.ids) if raw else placeholder.make(context_key(i))
+        content = self.prompter.text_of(context.ids) if raw else placeholder.make(context_key(i))
         return f"title: {placeholder.neutralise(context.title)}\n\n{content}" if named and context.title else content
 
 
@@ -218,7 +220,7 @@ def plain_batch(contexts: Sequence[Context], sampler: Sampler, kind: str, ratio:
     """One document a prompt in the plain template, its first questions; ``kind``: "none", "raw" or "summary". For evaluation."""
     prompter, rows = sampler.prompter, []
     for i, context in enumerate(contexts):
-        shown = {"none": "", "raw": prompter.tokenizer.decode(context.ids), "summary": placeholder.make(context_key(i))}[kind]
+        shown = {"none": "", "raw": prompter.text_of(context.ids), "summary": placeholder.make(context_key(i))}[kind]
         prompts = [
             (prompter.segments(PLAIN.fill(shown, q.question)), (*prompter.text_ids(q.answers[0]), sampler.end), 1.0)
             for q in context.questions[:questions]

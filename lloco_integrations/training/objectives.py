@@ -46,13 +46,14 @@ class Trainee(nn.Module):
         super().__init__()
         lora = lora or LoraSettings()
         base.requires_grad_(False)
-        trunk = copy.deepcopy(base.base_model)
+        trunk: Any = copy.deepcopy(base.base_model)
         if encoder_layers is not None:
             trunk = truncated(trunk, encoder_layers)
         settings: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "target_modules": LINEAR_LAYERS}
         self.decoder: Any = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **settings), autocast_adapter_dtype=False)
         peft_trunk: Any = get_peft_model(trunk, LoraConfig(task_type="FEATURE_EXTRACTION", **settings), autocast_adapter_dtype=False)
-        weight = base.get_input_embeddings().weight
+        embedding: Any = base.get_input_embeddings()
+        weight = embedding.weight
         projector = Projector(weight.shape[1])
         projector.scale.fill_(float(weight.float().pow(2).mean().sqrt()))
         with torch.no_grad():
@@ -70,7 +71,9 @@ class Trainee(nn.Module):
 
     def context_vectors(self, contexts: tuple[tuple[int, ...], ...], ratio: int) -> list[torch.Tensor]:
         """Rows for the decoder, one tensor ``(ceil(n_tokens / ratio), hidden)`` a context."""
-        segments = [(c, ids[at : at + self.segment_length]) for c, ids in enumerate(contexts) for at in range(0, len(ids), self.segment_length)]
+        segments = [
+            (c, ids[at : at + self.segment_length]) for c, ids in enumerate(contexts) for at in range(0, len(ids), self.segment_length)
+        ]
         ids, mask = pad([s for _, s in segments], self.encoder.trunk.device)
         means, counts = pool(self.encoder(ids, mask), mask, ratio)
         rows = self.encoder.projector.read(means, ratio)

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def pretrain(
     return trainee
 
 
-def held_out_losses(trainee: Trainee, batches: dict[str, Sequence[Batch]]) -> dict[str, float]:
+def held_out_losses(trainee: Trainee, batches: Mapping[str, Sequence[Batch]]) -> dict[str, float]:
     """Mean negative log-likelihood (nats a token) of the answers in each named list of batches: the gap between ``none`` and a ratio
     is what the summaries are worth."""
     scores = {}

@@ -99,9 +99,7 @@ def test_changed_metadata_are_refused(summary: Summary, name: str, wrong: Any) -
         decode(KEY, joined(header, body))
 
 
-@pytest.mark.parametrize(
-    "offsets", [[0, 95], [0, 97], [1, 97], [-96, 0], [0, "96"], [True, 96], [0], None, [0, 10**30], [0.0, 96.0]]
-)
+@pytest.mark.parametrize("offsets", [[0, 95], [0, 97], [1, 97], [-96, 0], [0, "96"], [True, 96], [0], None, [0, 10**30], [0.0, 96.0]])
 def test_wrong_offsets_are_refused(summary: Summary, offsets: Any) -> None:
     header, body = parts(encode(KEY, summary(1), "exact", 1.0)[0])
     header["vectors"]["data_offsets"] = offsets

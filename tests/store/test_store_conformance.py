@@ -186,9 +186,7 @@ def test_random_round_trips(store: SummaryStore, storage: str) -> None:
         scale = 10.0 ** (draw(8) - 5)
         vectors = torch.randn(draw(20), draw(70), generator=generator) * min(scale, 1000.0)
         group = None if n % 2 else f"group {draw(5)}"
-        items.append(
-            (f"text {n}" * draw(50), SummaryEmbeddings(vectors.to(dtype), draw(9999), f"fp{draw(3)}", draw(64), group))
-        )
+        items.append((f"text {n}" * draw(50), SummaryEmbeddings(vectors.to(dtype), draw(9999), f"fp{draw(3)}", draw(64), group)))
     keys = store.put_many(items)
     for got, (_, put) in zip(store.get_many(keys), items, strict=True):
         if storage == "exact" or put.vectors.dtype != torch.float16:

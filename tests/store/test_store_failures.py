@@ -164,9 +164,7 @@ def test_a_copied_file_in_its_place_is_the_same_store(tmp_path: Path, summary: S
 
 
 @pytest.mark.parametrize("place", ["fsspec", "dict"])
-def test_an_outage_is_an_error_and_never_damage(
-    place: str, make_target: Any, summary: Summary, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_outage_is_an_error_and_never_damage(place: str, make_target: Any, summary: Summary, monkeypatch: pytest.MonkeyPatch) -> None:
     store = SummaryStore.open(make_target(place))
     keys = store.put_many([("one", summary(1))])
 

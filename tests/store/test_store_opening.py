@@ -53,9 +53,7 @@ def test_ways_to_name_a_sqlite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert SummaryStore.open("other.db").key("f", "t") != first.key("f", "t")
 
 
-def test_relative_addresses_survive_a_change_of_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, summary: Summary
-) -> None:
+def test_relative_addresses_survive_a_change_of_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, summary: Summary) -> None:
     monkeypatch.chdir(tmp_path)
     stores = [SummaryStore.open("sqlite:///s.sqlite"), SummaryStore.open("file://folder")]
     keys = [store.put_many([("text", summary())])[0] for store in stores]
@@ -65,9 +63,7 @@ def test_relative_addresses_survive_a_change_of_directory(
         assert pickle.loads(pickle.dumps(store)).contains_many([key]) == [True]
 
 
-@pytest.mark.parametrize(
-    "wrong", ["foo://x", "nothing", "", "sqlite://", "sqlite:///:memory:", "file://", "a\0.db", 5, object()]
-)
+@pytest.mark.parametrize("wrong", ["foo://x", "nothing", "", "sqlite://", "sqlite:///:memory:", "file://", "a\0.db", 5, object()])
 def test_addresses_that_hold_no_store(wrong: Any) -> None:
     with pytest.raises(StoreError, match=r"sqlite:///|file:///"):
         SummaryStore.open(wrong)
@@ -131,9 +127,7 @@ def test_a_nameless_memory_store_ends_with_its_last_user(summary: Summary) -> No
         pickle.loads(kept)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{}", "null", "[" * 5000, '{"lloco_store": 1, "storage": "exact", "secret": "00", "created": 1}']
-)
+@pytest.mark.parametrize("text", ["", "{}", "null", "[" * 5000, '{"lloco_store": 1, "storage": "exact", "secret": "00", "created": 1}'])
 def test_damaged_meta_data(tmp_path: Path, text: str) -> None:
     SummaryStore.open(f"file://{tmp_path}")
     (tmp_path / "lloco-store.json").write_text(text)

@@ -69,9 +69,7 @@ def check(store: SummaryStore, acks: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("place", SHARED)
-def test_processes_make_and_fill_one_store_at_once(
-    place: str, nursery: Nursery, make_target: Any, tmp_path: Path
-) -> None:
+def test_processes_make_and_fill_one_store_at_once(place: str, nursery: Nursery, make_target: Any, tmp_path: Path) -> None:
     url, go = make_target(place), tmp_path / "go"
     acks = [tmp_path / f"ack {n}" for n in range(3)]
     pids = [nursery.ask(url=url, name=f"w{n}", ack=str(ack), count=25, go=str(go)) for n, ack in enumerate(acks)]
@@ -82,16 +80,12 @@ def test_processes_make_and_fill_one_store_at_once(
         for some in found:
             assert len(some) == 50
             check(store, some)
-        assert store.stats().entries == len(set().union(*found)) == 25 * 4, (
-            "all had one secret: shared texts are stored once"
-        )
+        assert store.stats().entries == len(set().union(*found)) == 25 * 4, "all had one secret: shared texts are stored once"
         assert store.verify() == []
 
 
 @pytest.mark.parametrize("place", SHARED)
-def test_a_killed_writer_loses_nothing_acknowledged(
-    place: str, nursery: Nursery, make_target: Any, tmp_path: Path
-) -> None:
+def test_a_killed_writer_loses_nothing_acknowledged(place: str, nursery: Nursery, make_target: Any, tmp_path: Path) -> None:
     url, go, ack = make_target(place), tmp_path / "go", tmp_path / "ack"
     go.touch()
     chance = random.Random(5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 _END = object()
 
 
-async def in_background(make: Callable[[], Generator[T, None, None]]) -> AsyncGenerator[T, None]:
+async def in_background(make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
     """What ``make()`` yields, produced in a thread of its own. Leaving the generator early stops the thread at its next item."""
     loop = asyncio.get_running_loop()
     arrived: asyncio.Queue[tuple[Any, BaseException | None]] = asyncio.Queue()
@@ -25,18 +25,20 @@ async def in_background(make: Callable[[], Generator[T, None, None]]) -> AsyncGe
             loop.call_soon_threadsafe(arrived.put_nowait, (item, error))
 
     def work() -> None:
-        items = make()
         try:
-            for item in items:
-                tell(item)
-                if abandoned.is_set():
-                    break
+            items = make()
+            try:
+                for item in items:
+                    tell(item)
+                    if abandoned.is_set():
+                        break
+            finally:
+                if (close := getattr(items, "close", None)) is not None:
+                    close()
         except BaseException as error:
             tell(_END, error)
         else:
             tell(_END)
-        finally:
-            items.close()
 
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(work,), name="lloco-stream", daemon=True).start()

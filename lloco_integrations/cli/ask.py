@@ -1,0 +1,139 @@
+"""``lloco ask``: a question, answered from the summaries of the passages that fit it best."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from lloco_integrations.cli.options import DeviceOption, ModelOption, StoreOption, printable, store_url
+
+if TYPE_CHECKING:
+    from lloco_integrations.cli.catalogue import Catalogue, Passage
+    from lloco_integrations.embedding import Embedder
+    from lloco_integrations.engine import Compressed
+    from lloco_integrations.types import Message, Usage
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Found:
+    """A passage and how well it fits the question (cosine)."""
+
+    passage: Passage
+    score: float
+
+
+def command(
+    question: Annotated[str, typer.Argument(help="What to ask about the documents that were compressed.")],
+    store: StoreOption = None,
+    model: ModelOption = "smollm2-135m",
+    ratio: Annotated[int | None, typer.Option(min=1, help="Source tokens per prompt position; else the finest the model has.")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Passages to read.")] = 3,
+    adapter: Annotated[str | None, typer.Option(help="Directory or hub id of a LoRA learnt for these documents.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the answer, at most.")] = 128,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Answer a question from what was compressed into the store, with the sources."""
+    from lloco_integrations import embedding
+    from lloco_integrations.cli.catalogue import Catalogue
+    from lloco_integrations.engine import Engine
+    from lloco_integrations.errors import BadInput
+    from lloco_integrations.store import SummaryStore
+    from lloco_integrations.types import GenerationParams
+
+    if not question.strip():
+        raise BadInput("the question is empty; ask something")
+    url = store_url(store)
+    with Catalogue.open(url, create=False) as catalogue, SummaryStore.open(url, create=False) as opened:
+        engine = Engine(model, opened, {"default": adapter} if adapter else {}, device=device)
+        found = search(catalogue, embedding.load(device), question, top_k)
+        if not found:
+            raise BadInput(f"no document is left in {url}; begin with: lloco compress PATH")
+        parts = engine.compress([f.passage.text for f in found], ratio=ratio)
+        answer = ""
+        for chunk in engine.stream(prompt(found, parts, question), GenerationParams(max_new_tokens=max_new_tokens)):
+            answer += chunk.delta
+            if not as_json:
+                typer.echo(printable(chunk.delta), nl=False)
+            if chunk.final is not None:
+                usage = chunk.final.usage
+    if as_json:
+        typer.echo(json.dumps(_as_dict(question, answer, found, parts, usage), ensure_ascii=False))
+    else:
+        _show(found, parts, usage)
+
+
+def search(catalogue: Catalogue, embedder: Embedder, question: str, top_k: int) -> list[Found]:
+    """The ``top_k`` passages of different text that fit ``question`` best, best first. Passages are embedded once and kept."""
+    import numpy as np
+
+    passages = list({p.text: p for p in reversed(catalogue.passages())}.values())[::-1]
+    if not passages:
+        return []
+    vectors = catalogue.vectors(embedder.name)
+    todo = [p for p in passages if p.digest not in vectors]
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not (todo and console.is_terminal)) as progress:
+        for at in progress.track(range(0, len(todo), _BATCH), description="indexing passages for search"):
+            some = todo[at : at + _BATCH]
+            rows = embedder.embed([p.searchable for p in some])
+            fresh = [(p.digest, row.astype("<f4").tobytes()) for p, row in zip(some, rows, strict=True)]
+            vectors.update(fresh)
+            catalogue.keep_vectors(embedder.name, fresh)
+    matrix = np.stack([np.frombuffer(vectors[p.digest], dtype="<f4") for p in passages])
+    scores = matrix @ embedder.embed([question])[0]
+    best = np.argsort(-scores, kind="stable")[:top_k]
+    return [Found(passages[i], float(scores[i])) for i in best]
+
+
+def prompt(found: Sequence[Found], parts: Sequence[Compressed], question: str) -> list[Message]:
+    """The conversation: titles as text, passages as placeholders, the question."""
+    from lloco_integrations.placeholder import neutralise
+    from lloco_integrations.training.templates import PLAIN
+
+    titles = [f"title: {neutralise(f.passage.title)}\n\n" if f.passage.title else "" for f in found]
+    context = "\n\n".join(title + part.content for title, part in zip(titles, parts, strict=True))
+    return PLAIN.fill(context, neutralise(question))
+
+
+def _show(found: Sequence[Found], parts: Sequence[Compressed], usage: Usage) -> None:
+    typer.echo("\n\nSources")
+    for number, one in enumerate(found, 1):
+        typer.echo(f"\n{number}. {printable(_where(one.passage))} (score {one.score:.2f})")
+        typer.echo("\n".join(f"   {line}" for line in printable(one.passage.text).splitlines()))
+    positions, tokens = sum(p.n_positions for p in parts), sum(p.n_tokens for p in parts)
+    typer.echo(
+        f"\n{tokens:,} tokens of sources were read as {positions:,} positions ({tokens / max(1, positions):.1f}x); "
+        f"the whole prompt took {usage.prompt_tokens:,} positions in place of {usage.source_tokens:,}"
+    )
+
+
+def _where(passage: Passage) -> str:
+    relative = os.path.relpath(passage.path)
+    path = passage.path if relative.startswith("..") else relative
+    return ", ".join(part for part in (path, passage.place, passage.title) if part)
+
+
+def _as_dict(question: str, answer: str, found: Sequence[Found], parts: Sequence[Compressed], usage: Usage) -> dict[str, object]:
+    sources = [
+        {
+            "path": one.passage.path,
+            "place": one.passage.place,
+            "title": one.passage.title,
+            "score": round(one.score, 4),
+            "text": one.passage.text,
+            "tokens": part.n_tokens,
+            "positions": part.n_positions,
+        }
+        for one, part in zip(found, parts, strict=True)
+    ]
+    return {"question": question, "answer": answer, "sources": sources, "usage": usage.as_dict()}

@@ -1,0 +1,157 @@
+"""``lloco compress``: files and folders into the store, each passage once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from lloco_integrations.cli.options import DeviceOption, ModelOption, StoreOption, printable, store_url
+
+if TYPE_CHECKING:
+    from lloco_integrations.cli.catalogue import Catalogue
+    from lloco_integrations.cli.scan import Scan
+    from lloco_integrations.engine import Engine
+    from lloco_integrations.store import SummaryStore
+
+_BATCH_TEXTS = 32
+_BATCH_TOKENS = 8192
+_SHOWN = 20
+
+
+def command(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders: text, Markdown, HTML, PDF, JSONL with a text per line.")],
+    store: StoreOption = None,
+    model: ModelOption = "smollm2-135m",
+    chunk_size: Annotated[int, typer.Option(min=1, help="Tokens of a passage, at most, as LlamaIndex counts them.")] = 256,
+    chunk_overlap: Annotated[int, typer.Option(min=0, help="Tokens that neighbouring passages share.")] = 32,
+    storage: Annotated[str | None, typer.Option(help="How a new store keeps vectors: exact, or int8 (half the size or less).")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if a file had to be skipped.")] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Compress documents into the store. Run it again at any time: only what is new or changed costs something."""
+    from lloco_integrations.cli.catalogue import Catalogue, location
+    from lloco_integrations.cli.reading import Splitting
+    from lloco_integrations.cli.scan import require, scan
+    from lloco_integrations.engine import Engine
+    from lloco_integrations.errors import BadInput
+    from lloco_integrations.store import SummaryStore
+
+    url = store_url(store)
+    splitting = Splitting(chunk_size, chunk_overlap)
+    if chunk_overlap >= chunk_size:
+        raise BadInput(f"--chunk-overlap {chunk_overlap} must be smaller than --chunk-size {chunk_size}")
+    if location(url).exists():
+        with Catalogue.open(url) as existing:
+            require(paths, existing)
+            fingerprint, files = _fingerprint(Engine(model, url, device=device), existing)
+    else:
+        require(paths, None)
+        fingerprint, files = _fingerprint(Engine(model, url, device=device), None)
+    console = Console(stderr=True)
+    with SummaryStore.open(url, storage=storage) as opened, Catalogue.open(url) as catalogue, _progress(console) as progress:
+        if files is not None:
+            catalogue.keep_fingerprint(files, fingerprint)
+        task = progress.add_task("reading files", total=None, unit="")
+        result = scan(catalogue, paths, splitting, lambda done, total: progress.update(task, completed=done, total=total))
+        texts = _texts(catalogue, paths)
+        missing = _missing(opened, fingerprint, texts)
+        done = _compress(Engine(model, opened, device=device), missing, progress) if missing else (0, 0.0)
+        catalogue.forget_vectors()
+    _report(result, len(texts), len(missing), *done)
+    if not texts and not result.gone:
+        raise BadInput(f"none of the {len(result.skipped)} files found could be used" if result.skipped else "found no files to compress")
+    if strict and result.skipped:
+        raise BadInput(f"{len(result.skipped)} files were skipped (--strict)")
+
+
+def _fingerprint(engine: Engine, catalogue: Catalogue | None) -> tuple[str, str | None]:
+    """The compressor's fingerprint, and a name for the model's files where it should be kept for the next run under that name.
+
+    The model is loaded only if nothing else tells.
+    """
+    from lloco_integrations.cli import known
+
+    directory = known.directory_of(engine.model_name)
+    if directory is None:
+        return engine.model.fingerprint, None
+    stated = known.fingerprint_of(directory)
+    if stated is not None:
+        return stated, None
+    name = known.identity(directory)
+    cached = catalogue.fingerprint(name) if catalogue is not None else None
+    return (cached, None) if cached is not None else (engine.model.fingerprint, name)
+
+
+def _texts(catalogue: Catalogue, paths: Sequence[Path]) -> list[str]:
+    """The distinct passages of everything below ``paths``."""
+    from lloco_integrations.cli.scan import absolute
+
+    return list(dict.fromkeys(text for path in paths for text in catalogue.texts_under(absolute(path))))
+
+
+def _missing(store: SummaryStore, fingerprint: str, texts: Sequence[str]) -> list[str]:
+    there = store.contains_many([store.key(fingerprint, text) for text in texts])
+    return [text for text, present in zip(texts, there, strict=True) if not present]
+
+
+def _compress(engine: Engine, texts: Sequence[str], progress: Progress) -> tuple[int, float]:
+    """Compresses ``texts`` batch by batch, each durable before the next. Returns tokens done and tokens a second."""
+    task = progress.add_task("loading the model", total=None, unit="")
+    model = engine.model
+    sizes = [len(model.text_ids(text)) for text in texts]
+    if model.spec.kind == "autocompressor" and max(sizes) < model.spec.segment_length:
+        progress.console.print(
+            f"note: {engine.model_name} spends the same number of vectors on every passage up to {model.spec.segment_length} tokens; "
+            f"--chunk-size {model.spec.segment_length} gives more tokens per vector",
+            highlight=False,
+        )
+    progress.reset(task, description="compressing", total=sum(sizes), unit="tokens")
+    for batch in _batches(texts, sizes):
+        engine.compress(batch, progress=lambda n: progress.advance(task, n))
+    elapsed = progress.tasks[-1].elapsed or 0.0
+    return sum(sizes), sum(sizes) / elapsed if elapsed else 0.0
+
+
+def _batches(texts: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    tokens = 0
+    for i in sorted(range(len(texts)), key=lambda i: -sizes[i]):
+        if batch and (len(batch) == _BATCH_TEXTS or tokens + sizes[i] > _BATCH_TOKENS):
+            yield batch
+            batch, tokens = [], 0
+        batch.append(texts[i])
+        tokens += sizes[i]
+    if batch:
+        yield batch
+
+
+def _report(result: Scan, passages: int, compressed: int, tokens: int, rate: float) -> None:
+    for path, reason in result.skipped[:_SHOWN]:
+        typer.echo(f"skipped {printable(path)}: {printable(reason)}", err=True)
+    if len(result.skipped) > _SHOWN:
+        typer.echo(f"... and {len(result.skipped) - _SHOWN:,} more", err=True)
+    counts = ((result.read, "read"), (result.unchanged, "unchanged"), (len(result.gone), "gone"), (len(result.skipped), "skipped"))
+    files = ", ".join(f"{n:,} {what}" for n, what in counts if n) or "none"
+    typer.echo(f"files: {files}")
+    if compressed:
+        speed = f", {tokens:,} tokens at {rate:,.0f} tokens/s" if rate else ""
+        typer.echo(f"passages: {compressed:,} compressed{speed}, {passages - compressed:,} in the store already")
+    else:
+        typer.echo(f"passages: nothing to compress, {passages:,} in the store already")
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed, unit = task.finished_speed or task.speed, task.fields.get("unit")
+        return Text(f"{speed:,.0f} {unit}/s" if speed and unit else "")
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

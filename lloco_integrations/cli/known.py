@@ -1,0 +1,50 @@
+"""Which compressor a model name stands for, found out without loading it where that is possible."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from lloco_integrations.models.presets import PRESETS
+
+MANIFEST = "lloco.json"
+
+
+def directory_of(name: str) -> Path | None:
+    """The directory that ``name`` (preset, directory or hub id) would be loaded from, if it is on this machine; fetches nothing."""
+    preset = PRESETS.get(name)
+    if preset is not None and preset.wheel is not None:
+        from lloco_integrations.models.materialise import found
+
+        return found(preset)
+    directory = Path(name).expanduser()
+    if preset is None and os.path.isdir(directory):
+        return directory
+    hub_id = preset.hub_id if preset is not None else name
+    if hub_id is None or hub_id.count("/") != 1:
+        return None
+    with suppress(Exception):  # not there, not complete, or no such name: loading it says which
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(hub_id, local_files_only=True))
+    return None
+
+
+def fingerprint_of(directory: Path) -> str | None:
+    """The compressor fingerprint that a model directory states, None where only loading tells."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["spec"]["fingerprint"])
+    return None
+
+
+def identity(directory: Path) -> str:
+    """A name for the files of ``directory`` (not below) as they are now; another when one of them was written again."""
+    parts = []
+    for path in sorted(directory.iterdir()):
+        if path.is_file():
+            stat = path.stat()
+            parts.append([path.name, stat.st_size, stat.st_mtime_ns])
+    return hashlib.sha256(json.dumps([str(directory.resolve()), parts]).encode()).hexdigest()

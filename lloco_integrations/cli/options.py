@@ -1,0 +1,35 @@
+"""Options that several commands share, and the store they name."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from lloco_integrations.errors import BadInput
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help="Address such as sqlite:///path, file:///directory or s3://bucket/prefix; else the default."),
+]
+ModelOption = Annotated[str, typer.Option("--model", help="A preset (see lloco models list), a directory, or a hub id.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+
+
+def store_url(target: str | None) -> str:
+    """The address of the store that ``--store`` names, in full; nothing is opened or made.
+
+    Raises StoreError for an address that cannot hold a store, BadInput for one that would be gone with this process.
+    """
+    from lloco_integrations.store.opening import open_backend
+
+    url = open_backend(target).url
+    if url.startswith("memory:"):
+        raise BadInput(f"{url} would be gone when this command ends; name a store that stays, such as sqlite:///path")
+    return url
+
+
+def printable(text: str) -> str:
+    """``text`` without control characters, so that neither a document nor a file name can steer the terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)

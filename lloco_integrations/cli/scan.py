@@ -1,0 +1,106 @@
+"""Brings the catalogue up to date with the files: reads only what is new or has changed, forgets what is gone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lloco_integrations.cli.catalogue import Catalogue, FileRecord
+from lloco_integrations.cli.reading import Splitting, Unusable, check_kind, files_under, passages
+from lloco_integrations.errors import BadInput
+
+
+@dataclass
+class Scan:
+    """What a scan found; ``skipped`` holds (path, reason)."""
+
+    unchanged: int = 0
+    read: int = 0
+    gone: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def usable(self) -> int:
+        return self.unchanged + self.read
+
+
+def absolute(path: Path | str) -> str:
+    """As kept in the catalogue: absolute, links not followed."""
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def require(paths: Sequence[Path], catalogue: Catalogue | None) -> None:
+    """Raises BadInput for a path that is not there, unless the catalogue knows files below it: then they were deleted."""
+    for path in paths:
+        if not _encodable(str(path)):
+            raise BadInput(f"the name {str(path)!r} is not UTF-8; rename it, or name the folder that holds it")
+        known = catalogue is not None and catalogue.paths_under(absolute(path))
+        if not os.path.lexists(absolute(path)) and not known:
+            raise BadInput(f"there is no file or folder {str(path)!r}; check the path")
+
+
+def scan(catalogue: Catalogue, paths: Sequence[Path], splitting: Splitting, progress: Callable[[int, int], None]) -> Scan:
+    """Updates ``catalogue`` for everything below ``paths``. ``progress`` is called with files done and files in all."""
+    roots = [absolute(path) for path in paths]
+    found = list(dict.fromkeys(str(file) for root in roots if os.path.lexists(root) for file in files_under(Path(root))))
+    result = Scan()
+    splitter: list[Any] = []
+
+    def cut(path: Path) -> list[Any]:
+        if not splitter:
+            splitter.append(splitting.splitter())
+        return passages(path, splitter[0])
+
+    for done, path in enumerate(found):
+        progress(done, len(found))
+        try:
+            _one(catalogue, path, str(splitting), cut, result)
+        except Unusable as reason:
+            result.skipped.append((path, str(reason)))
+    progress(len(found), len(found))
+    left_out = {path for path, _ in result.skipped}
+    present = set(found) - left_out
+    known = dict.fromkeys(path for root in roots for path in catalogue.paths_under(root))
+    forgotten = [path for path in known if path not in present]
+    result.gone = [path for path in forgotten if path not in left_out]
+    if forgotten:
+        catalogue.drop(forgotten)
+    return result
+
+
+def _one(catalogue: Catalogue, path: str, splitting: str, cut: Callable[[Path], list[Any]], result: Scan) -> None:
+    if not _encodable(path):
+        raise Unusable("its name is not UTF-8; rename it")
+    file = Path(path)
+    check_kind(file)
+    try:
+        stat = file.stat()
+        known = catalogue.file(path)
+        if known and (known.size, known.mtime_ns, known.splitting) == (stat.st_size, stat.st_mtime_ns, splitting):
+            result.unchanged += 1
+            return
+        record = FileRecord(path, stat.st_size, stat.st_mtime_ns, _sha256(file), splitting)
+    except OSError as error:
+        raise Unusable(f"cannot be read: {error.strerror or error}") from error
+    if known and (known.sha256, known.splitting) == (record.sha256, splitting):
+        catalogue.keep(record, None)
+        result.unchanged += 1
+        return
+    catalogue.keep(record, cut(file))
+    result.read += 1
+
+
+def _encodable(path: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in path)
+
+
+def _sha256(path: Path) -> str:
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()

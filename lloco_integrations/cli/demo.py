@@ -39,7 +39,7 @@ def command(
     docs: Annotated[Path | None, typer.Option(help="A folder of your own documents in place of the example corpus.")] = None,
     ask: Annotated[list[str] | None, typer.Option(help="A question of your own; may be repeated.")] = None,
     questions: Annotated[int, typer.Option(min=1, help="How many held-out questions about the example corpus to ask.")] = SHOWN,
-    ratio: Annotated[int, typer.Option(help="Source tokens per vector: 4, 8, 16 or 32.")] = 4,
+    ratio: Annotated[int, typer.Option(help="Source tokens per vector: 2, 4, 8, 16 or 32.")] = 2,
     top_k: Annotated[int, typer.Option(min=1, help="Passages that are retrieved for a question.")] = 2,
     model: Annotated[str, typer.Option(help="Preset, model directory or hub id.")] = "smollm2-135m",
     store: Annotated[str | None, typer.Option(help="Where summary embeddings are kept; default: the cache folder.")] = None,

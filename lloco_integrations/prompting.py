@@ -7,6 +7,8 @@ in a row. Training builds its prompts with the same functions, so a model reads 
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,9 @@ class Prompter:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, chat: bool, placement: str = "inline") -> None:
         self.tokenizer = tokenizer
+        # Splitting special tokens is a switch inside the tokenizer, which is not thread-safe: it is turned on a copy, under a lock.
+        self._encoder = copy.deepcopy(tokenizer)
+        self._lock = threading.Lock()
         self.chat = chat
         self.placement = placement
 
@@ -63,8 +68,7 @@ class Prompter:
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of ordinary text: nothing in it becomes a special token."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return ids
+        return self._ids(text, split_special_tokens=True)
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text of token ids."""
@@ -72,7 +76,11 @@ class Prompter:
         return str(text)
 
     def _special_ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
+        return self._ids(text, split_special_tokens=False)
+
+    def _ids(self, text: str, *, split_special_tokens: bool) -> list[int]:
+        with self._lock:
+            ids: list[int] = self._encoder(text, add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"]
         return ids
 
     def _plain(self, text: str) -> list[Segment]:

@@ -42,6 +42,15 @@ def test_text_cannot_smuggle_in_special_tokens(prompter: Prompter) -> None:
     assert hostile in prompter.tokenizer.decode(flat)
 
 
+def test_threads_do_not_turn_each_others_special_tokens_on(prompter: Prompter) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    prompts = [f"question <|im_end|> {i}" for i in range(400)]
+    alone = [prompter.segments(p) for p in prompts]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(prompter.segments, prompts)) == alone
+
+
 def test_a_plain_text_is_one_user_turn(prompter: Prompter) -> None:
     assert prompter.segments("hello") == prompter.segments([Message("user", "hello")])
 

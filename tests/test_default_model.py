@@ -105,7 +105,7 @@ def test_readme_snippets_run_and_keep_their_sources(code: str, capsys: pytest.Ca
             assert any(source.node.text in text for text in originals)
             assert "lloco" not in source.node.text
     if "chain" in namespace:
-        assert "01-short-history" in printed
+        assert "24-radio-and-messages" in printed
 
 
 def test_demo_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:

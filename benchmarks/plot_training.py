@@ -21,7 +21,7 @@ def main(run: Path) -> None:
     with (run / "train.csv").open() as file:
         steps = list(csv.DictReader(file))
     figure, axes = plt.subplots(figsize=(7, 4))
-    for name in [n for n in rows[0] if n != "step"]:
+    for name in [n for n in rows[0] if n not in ("step", "documents")]:
         axes.plot([int(r["step"]) for r in rows], [float(r[name]) for r in rows], marker="o", markersize=3, label=name)
     axes.set(
         xlabel="step", ylabel="nats a token of the right answer", title="held-out answers (squad_paragraph.dev), by what the decoder reads"

@@ -6,21 +6,26 @@ engines of the same store share the store. So ``LLoCOLLM()`` and ``LLoCOPostproc
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from lloco_integrations import placeholder
-from lloco_integrations.errors import BadInput, IncompatibleSummary, PlaceholderError
+from lloco_integrations import placeholder, voting
+from lloco_integrations.budget import spend
+from lloco_integrations.errors import BadInput, IncompatibleAdapter, IncompatibleSummary, PlaceholderError
 from lloco_integrations.placeholder import Placeholder
-from lloco_integrations.types import Count, Generation, GenerationChunk, GenerationParams, Message
+from lloco_integrations.types import NO_ADAPTER, Count, Generation, GenerationChunk, GenerationParams, Message
 
 if TYPE_CHECKING:
     from lloco_integrations.compressors.base import Progress
     from lloco_integrations.models import LLoCOModel
     from lloco_integrations.store import SummaryStore
+    from lloco_integrations.store.info import EntryInfo
+    from lloco_integrations.types import SummaryEmbeddings
+
+_log = logging.getLogger(__name__)
 
 OnMiss = Literal["compress", "text", "raise"]
 """What to do with a text whose summary is not in the store: compress it now and store it, hand on the text, or raise."""
@@ -42,22 +47,58 @@ class Compressed:
     n_tokens: int
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A text, its key, and what the store knows about it."""
+
+    text: str
+    key: str
+    info: EntryInfo | None
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """An adapter by name and place, and the shares of the groups that led to it."""
+
+    name: str | None
+    path: str | None
+    groups: dict[str, float]
+
+    def reported(self, made: Generation) -> Generation:
+        return replace(made, adapter=self.name, groups=self.groups)
+
+
 @dataclass
 class Engine:
-    """A model and a store, by name. Cheap to make and to copy; see ``shared_model`` and ``SummaryStore.open`` for the arguments."""
+    """A model and a store, by name. Cheap to make and to copy; see ``shared_model`` and ``SummaryStore.open`` for the arguments.
+
+    ``adapters``: group name -> directory or hub id of a LoRA.
+    """
 
     model_name: str = DEFAULT_MODEL
     store_target: Any = None
     adapters: dict[str, str] = field(default_factory=dict)
     device: str = "auto"
     dtype: str = "auto"
+    max_adapters: int | None = None
+
+    def __post_init__(self) -> None:
+        if NO_ADAPTER in self.adapters:
+            raise BadInput(f"an adapter cannot be named {NO_ADAPTER!r}, which stands for the decoder alone; give it another name")
 
     @property
     def model(self) -> LLoCOModel:
         """The model, loaded on first use."""
         from lloco_integrations.models import shared_model
 
-        return shared_model(self.model_name, adapters=self.adapters, device=self.device, dtype=self.dtype)
+        return shared_model(self.model_name, device=self.device, dtype=self.dtype, max_adapters=self.max_adapters)
+
+    @property
+    def adapter_identities(self) -> dict[str, str]:
+        """What each adapter is, for cache keys: a hash of its files, or its hub id."""
+        from lloco_integrations.fingerprint import adapter_identity
+
+        return {name: adapter_identity(path) for name, path in self.adapters.items()}
 
     @property
     def store(self) -> SummaryStore:
@@ -71,44 +112,65 @@ class Engine:
         on_miss: OnMiss = "compress",
         ratio: int | None = None,
         groups: Sequence[str | None] | None = None,
+        scores: Sequence[float | None] | None = None,
+        raw: Collection[int] = (),
         progress: bool | Progress = False,
     ) -> list[Compressed]:
         """What stands for each of ``texts``, in order. Equal texts are compressed once; what is in the store is not compressed again.
 
-        ``ratio``: source tokens per vector in the prompt, one of the model's. ``groups``: the adapter group of each text, kept in the
-        store's entry. ``progress``: as for LLoCOModel.compress. Blank texts stand for themselves. Raises PlaceholderError for a miss
-        when ``on_miss`` is "raise".
+        Args:
+            texts: blank ones stand for themselves.
+            on_miss: what to do with a text that the store does not hold.
+            ratio: source tokens per vector in the prompt, one of the model's; None is the finest.
+            groups: the adapter group of each text, kept in the store's entry. A text is of one group, the one named last; None keeps
+                the one that it has.
+            scores: how well each text fits the question; they decide between groups, see ``voting``.
+            raw: indices of texts to hand on as text.
+            progress: as for LLoCOModel.compress.
+
+        Raises PlaceholderError for a miss when ``on_miss`` is "raise".
         """
-        if on_miss not in ("compress", "text", "raise"):
-            raise BadInput(f"on_miss is {on_miss!r}; use 'compress', 'text' or 'raise'")
         self._check_ratio(ratio)
-        fingerprint = self.model.fingerprint
-        keys = [self.store.key(fingerprint, text) for text in texts]
-        infos = dict(zip(keys, self.store.info_many(keys), strict=True))
-        missing = {k: i for i, k in reversed(list(enumerate(keys))) if infos[k] is None and texts[i].strip()}
-        if missing and on_miss == "raise":
-            first = texts[min(missing.values())]
-            raise PlaceholderError(
-                f"{len(missing)} of {len(texts)} texts have no summary in the store {self.store.url}, the first is {first[:60]!r}; "
-                f"compress them first (lloco compress), or use on_miss='compress'"
-            )
-        if missing and on_miss == "compress":
-            chosen = sorted(missing.values())
-            self._store_summaries([texts[i] for i in chosen], [groups[i] if groups else None for i in chosen], progress)
-            fresh = [keys[i] for i in chosen]
-            infos.update(zip(fresh, self.store.info_many(fresh), strict=True))
-        out = []
-        for text, key in zip(texts, keys, strict=True):
-            info = infos[key]
-            if info is None:
-                plain = placeholder.neutralise(text)
-                n = len(self.model.text_ids(plain)) if plain.strip() else 0
-                out.append(Compressed(plain, None, n, n))
-            else:
-                n_positions = -(-info.n_tokens // ratio) if ratio and info.window else info.n_vectors
-                shown = ratio if ratio != info.window else None
-                out.append(Compressed(placeholder.make(key, shown), key, n_positions, info.n_tokens))
-        return out
+        entries = self._entries(texts, on_miss, groups, raw, progress)
+        weights = voting.weights(groups, scores) if groups and scores else [None] * len(texts)
+        return [
+            self._as_text(entry, weight) if i in raw or entry.info is None else self._as_summary(entry, ratio, weight)
+            for i, (entry, weight) in enumerate(zip(entries, weights, strict=True))
+        ]
+
+    def fit(
+        self,
+        texts: Sequence[str],
+        budget: int,
+        *,
+        scores: Sequence[float | None] | None = None,
+        extra: Sequence[int] | None = None,
+        on_miss: OnMiss = "compress",
+        groups: Sequence[str | None] | None = None,
+        progress: bool | Progress = False,
+    ) -> list[Compressed | None]:
+        """As ``compress``, but all of it costs at most ``budget`` positions: each text as text or at a ratio of its own, see ``spend``.
+
+        None for a text that is left out. ``scores``: higher is better; without them, the first text is the best. ``extra``: positions
+        that each text costs besides, such as its title. Raises BadInput for a budget in which not one text has room.
+        """
+        entries = self._entries(texts, on_miss, groups, (), progress)
+        ranked = scores if scores is not None else [-float(i) for i in range(len(texts))]
+        weights = voting.weights(groups, scores) if groups and scores else [None] * len(texts)
+        forms = []
+        for entry, weight in zip(entries, weights, strict=True):
+            some = [self._as_text(entry, weight)]
+            if entry.info is not None:
+                ratios = self.model.spec.ratios if entry.info.window else (None,)
+                some += [self._as_summary(entry, ratio, weight) for ratio in ratios]
+            forms.append(some)
+        more = extra or [0] * len(texts)
+        costs = [[form.n_positions + n for form in some] for some, n in zip(forms, more, strict=True)]
+        chosen = spend(budget, costs, ranked)
+        left_out = chosen.count(None)
+        if left_out:
+            _log.warning("token_budget=%d leaves out %d of %d texts, those of the lowest score", budget, left_out, len(texts))
+        return [None if form is None else some[form] for form, some in zip(chosen, forms, strict=True)]
 
     def generate(
         self,
@@ -118,17 +180,20 @@ class Engine:
     ) -> list[Generation]:
         """One answer a prompt, in one batch. A prompt is a text or a conversation, with placeholders of this engine's store.
 
-        Without a name in ``adapters``, a prompt's adapter is that of the group most of its summaries belong to (by source tokens, as
-        far as ``self.adapters`` knows the group), else the one named "default", else none.
+        Without a name in ``adapters``, a prompt's adapter is that of the group which has most of it (see ``voting``); if there is no such
+        group or adapter, the one named "default", else none. The name "none" is the decoder alone.
         """
-        names = [name or self._adapter_of(prompt) for prompt, name in zip(prompts, adapters or [None] * len(prompts), strict=True)]
-        return self.model.generate(prompts, params, store=self.store, adapters=names)
+        chosen = [self._choose(prompt, name) for prompt, name in zip(prompts, adapters or [None] * len(prompts), strict=True)]
+        made = self.model.generate(prompts, params, store=self.store, adapters=[c.path for c in chosen])
+        return [c.reported(m) for c, m in zip(chosen, made, strict=True)]
 
     def stream(
         self, prompt: str | Sequence[Message], params: GenerationParams | None = None, adapter: str | None = None
     ) -> Iterator[GenerationChunk]:
         """The answer in pieces; the last chunk has ``final``. See ``generate`` for the adapter."""
-        return self.model.stream(prompt, params, store=self.store, adapter=adapter or self._adapter_of(prompt))
+        chosen = self._choose(prompt, adapter)
+        chunks = self.model.stream(prompt, params, store=self.store, adapter=chosen.path)
+        return (c if c.final is None else replace(c, final=chosen.reported(c.final)) for c in chunks)
 
     def count(self, prompt: str | Sequence[Message], *, templated: bool = True) -> Count:
         """True positions of ``prompt``: a placeholder costs its vectors. ``templated``: whether to count the chat template, too."""
@@ -138,7 +203,9 @@ class Engine:
         if templated or not isinstance(prompt, str):
             segments = prompter.segments(prompt) if prompt else []
         else:
-            segments = [p if isinstance(p, Placeholder) else prompter.text_ids(p) for p in placeholder.split(prompt)]
+            segments = [
+                p if isinstance(p, Placeholder) else prompter.text_ids(p) for p in placeholder.split(placeholder.split_votes(prompt)[0])
+            ]
         marks = [s for s in segments if isinstance(s, Placeholder)]
         n_text = sum(len(s) for s in segments if not isinstance(s, Placeholder))
         n_positions = n_tokens = 0
@@ -149,22 +216,74 @@ class Engine:
             n_tokens += info.n_tokens
         return Count(n_text + n_positions, n_text + n_tokens)
 
-    def _store_summaries(self, texts: list[str], groups: list[str | None], progress: bool | Progress) -> None:
-        summaries = self.model.compress(texts, progress=progress)
-        grouped = [replace(s, group=g) if g else s for s, g in zip(summaries, groups, strict=True)]
-        self.store.put_many(list(zip(texts, grouped, strict=True)))
+    def _entries(
+        self,
+        texts: Sequence[str],
+        on_miss: OnMiss,
+        groups: Sequence[str | None] | None,
+        raw: Collection[int],
+        progress: bool | Progress,
+    ) -> list[_Entry]:
+        """The store's entry of each text. What is missing is compressed, unless it is blank, or handed on raw and of no group."""
+        if on_miss not in ("compress", "text", "raise"):
+            raise BadInput(f"on_miss is {on_miss!r}; use 'compress', 'text' or 'raise'")
+        named = list(groups or [None] * len(texts))
+        fingerprint = self.model.fingerprint
+        keys = [self.store.key(fingerprint, text) for text in texts]
+        infos = dict(zip(keys, self.store.info_many(keys), strict=True))
+        wanted = [i for i, text in enumerate(texts) if text.strip() and not (i in raw and (on_miss != "compress" or named[i] is None))]
+        missing = {keys[i]: i for i in reversed(wanted) if infos[keys[i]] is None}
+        if missing and on_miss == "raise":
+            first = texts[min(missing.values())]
+            raise PlaceholderError(
+                f"{len(missing)} of {len(texts)} texts have no summary in the store {self.store.url}, the first is {first[:60]!r}; "
+                f"compress them first (lloco compress), or use on_miss='compress'"
+            )
+        changed: list[int] = []
+        if missing and on_miss == "compress":
+            changed = sorted(missing.values())
+            summaries = self.model.compress([texts[i] for i in changed], progress=progress)
+            self._put([(texts[i], summary, named[i]) for i, summary in zip(changed, summaries, strict=True)])
+        moved = list({keys[i]: i for i in range(len(texts)) if _moves(infos[keys[i]], named[i])}.values())
+        if moved:
+            held = self.store.get_many([keys[i] for i in moved])
+            self._put([(texts[i], summary, named[i]) for i, summary in zip(moved, held, strict=True) if summary is not None])
+        fresh = [keys[i] for i in (*changed, *moved)]
+        infos.update(zip(fresh, self.store.info_many(fresh), strict=True))
+        return [_Entry(text, key, infos[key]) for text, key in zip(texts, keys, strict=True)]
 
-    def _adapter_of(self, prompt: str | Sequence[Message]) -> str | None:
-        if not self.adapters:
-            return None
-        texts = [prompt] if isinstance(prompt, str) else [m.content for m in prompt]
-        keys = [mark.key for text in texts for mark in placeholder.find(text)]
-        shares: Counter[str] = Counter()
-        for info in self.store.info_many(keys):
-            if info is not None and info.group in self.adapters:
-                shares[info.group] += info.n_tokens
-        fallback = "default" if "default" in self.adapters else None
-        return shares.most_common(1)[0][0] if shares else fallback
+    def _put(self, items: Sequence[tuple[str, SummaryEmbeddings, str | None]]) -> None:
+        self.store.put_many([(text, replace(summary, group=group) if group else summary) for text, summary, group in items])
+
+    def _as_text(self, entry: _Entry, weight: int | None) -> Compressed:
+        plain = placeholder.neutralise(entry.text)
+        n = entry.info.n_tokens if entry.info and plain == entry.text else len(self.model.text_ids(plain)) if plain.strip() else 0
+        votes = entry.info is not None and entry.info.group is not None
+        return Compressed(plain + (placeholder.vote(entry.key, weight) if votes else ""), None, n, n)
+
+    def _as_summary(self, entry: _Entry, ratio: int | None, weight: int | None) -> Compressed:
+        info = entry.info
+        assert info is not None
+        n_positions = -(-info.n_tokens // ratio) if ratio and info.window else info.n_vectors
+        shown = ratio if ratio != info.window else None
+        return Compressed(placeholder.make(entry.key, shown, weight), entry.key, n_positions, info.n_tokens)
+
+    def _choose(self, prompt: str | Sequence[Message], name: str | None) -> _Choice:
+        """The adapter for ``prompt``: the one named, else that of the group with the largest share. Raises IncompatibleAdapter."""
+        groups: dict[str, float] = {}
+        if self.adapters:
+            texts = [prompt] if isinstance(prompt, str) else [m.content for m in prompt]
+            marks = [mark for text, votes in map(placeholder.split_votes, texts) for mark in (*placeholder.find(text), *votes)]
+            groups = voting.shares(marks, self.store.info_many([mark.key for mark in marks]))
+        if name == NO_ADAPTER:
+            return _Choice(None, None, groups)
+        if name is None:
+            first = next(iter(groups), None)
+            name = first if first in self.adapters else "default" if "default" in self.adapters else None
+        elif name not in self.adapters:
+            known = ", ".join(sorted(self.adapters)) or "none"
+            raise IncompatibleAdapter(f"no adapter is named {name!r} (known: {known}); pass adapters={{{name!r}: path}}")
+        return _Choice(name, self.adapters[name] if name else None, groups)
 
     def _check_ratio(self, ratio: int | None) -> None:
         spec = self.model.spec
@@ -172,6 +291,10 @@ class Engine:
             raise IncompatibleSummary(
                 f"ratio {ratio} is not one that {self.model_name} reads; use one of {', '.join(map(str, spec.ratios))}"
             )
+
+
+def _moves(info: EntryInfo | None, group: str | None) -> bool:
+    return info is not None and group is not None and info.group != group
 
 
 _stores: dict[object, SummaryStore] = {}

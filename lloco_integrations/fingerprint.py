@@ -56,6 +56,12 @@ def file_hash(paths: Iterable[str | PathLike[str]]) -> str:
     return fingerprint(files=hashes)
 
 
+def adapter_identity(path: str | PathLike[str]) -> str:
+    """What a LoRA in PEFT format is, wherever it lies: ``file_hash`` of its two files; anything but such a directory is its own name."""
+    files = [Path(path).expanduser() / name for name in ("adapter_config.json", "adapter_model.safetensors")]
+    return file_hash(files) if all(file.is_file() for file in files) else str(path)
+
+
 def weights_hash(weights: torch.nn.Module | Mapping[str, torch.Tensor]) -> str:
     """sha256 over names, shapes and values of the tensors of a module or state dict, in any order, on any device.
 

@@ -1,7 +1,9 @@
-"""The grammar of placeholders: ``<|lloco:KEY|>`` or ``<|lloco:KEY@RATIO|>``. Nothing else in the package knows it.
+"""The grammar of placeholders: ``<|lloco:KEY|>`` or ``<|lloco:KEY@RATIO|>``, either with ``~WEIGHT`` before its end. Nothing else knows it.
 
 KEY is the store's key: 26 characters of RFC 4648 base32 in lower case (128 bit). A placeholder is ASCII and has no blanks,
-so no text splitter breaks it at a word boundary. Whoever holds one can read the entry: it is a capability.
+so no text splitter breaks it at a word boundary. Whoever holds one can read the entry: it is a capability. WEIGHT is there only where
+texts of several groups stand side by side: see ``voting``. ``<|lloco:KEY=|>`` (or ``=WEIGHT``) is a *vote*: it stands beside a text that
+is shown raw, takes no position, and only tells the text's group.
 """
 
 from __future__ import annotations
@@ -15,27 +17,31 @@ from lloco_integrations.errors import PlaceholderError
 KEY_LENGTH = 26
 _KEY = rf"[a-z2-7]{{{KEY_LENGTH}}}"
 _OPEN = "<|lloco:"
-_WHOLE = re.compile(rf"<\|lloco:(?P<key>{_KEY})(?:@(?P<ratio>[1-9][0-9]{{0,4}}))?\|>")
+_WHOLE = re.compile(rf"<\|lloco:(?P<key>{_KEY})(?:@(?P<ratio>[1-9][0-9]{{0,4}}))?(?:~(?P<weight>[0-9]{{1,4}}))?\|>")
+_VOTE = re.compile(rf"<\|lloco:(?P<key>{_KEY})=(?P<weight>[0-9]{{1,4}})?\|>")
 _LOOKALIKE = re.compile(r"<\|(?=\s*lloco\b)", re.IGNORECASE)
 _HOSTILE = re.compile(rf"{_LOOKALIKE.pattern}|<\|(?=\s*(?:l|ll|llo|lloc)?\Z)", re.IGNORECASE)  # the text that follows may complete it
 
 
 @dataclass(frozen=True)
 class Placeholder:
-    """A key of the store, and the coarser ratio wanted, if any."""
+    """A key of the store, the coarser ratio wanted, if any, and how much it counts when groups are weighed (0 to 9999)."""
 
     key: str
     ratio: int | None = None
+    weight: int | None = None
 
     def __str__(self) -> str:
-        return make(self.key, self.ratio)
+        return make(self.key, self.ratio, self.weight)
 
 
-def make(key: str, ratio: int | None = None) -> str:
+def make(key: str, ratio: int | None = None, weight: int | None = None) -> str:
     """The placeholder for ``key``. Raises PlaceholderError if it would not be read back as the same."""
-    text = f"{_OPEN}{key}|>" if ratio is None else f"{_OPEN}{key}@{ratio}|>"
+    text = f"{_OPEN}{key}{'' if ratio is None else f'@{ratio}'}{'' if weight is None else f'~{weight}'}|>"
     if not _WHOLE.fullmatch(text):
-        raise PlaceholderError(f"key {key!r} with ratio {ratio!r} makes no placeholder; keys come from SummaryStore.put_many")
+        raise PlaceholderError(
+            f"key {key!r} with ratio {ratio!r} and weight {weight!r} makes no placeholder; keys come from SummaryStore.put_many"
+        )
     return text
 
 
@@ -49,8 +55,8 @@ def split(text: str) -> list[str | Placeholder]:
     for match in _WHOLE.finditer(text):
         if match.start() > at:
             parts.append(_checked(text[at : match.start()]))
-        ratio = match["ratio"]
-        parts.append(Placeholder(match["key"], int(ratio) if ratio else None))
+        ratio, weight = match["ratio"], match["weight"]
+        parts.append(Placeholder(match["key"], int(ratio) if ratio else None, int(weight) if weight else None))
         at = match.end()
     if at < len(text):
         parts.append(_checked(text[at:]))
@@ -65,6 +71,18 @@ def find(text: str) -> Iterator[Placeholder]:
 def count(text: str) -> int:
     """How many whole placeholders ``text`` holds."""
     return sum(1 for _ in _WHOLE.finditer(text))
+
+
+def vote(key: str, weight: int | None = None) -> str:
+    """The vote for the group of the text stored under ``key``. Raises PlaceholderError as ``make`` does."""
+    made = make(key, None, weight)
+    return made.replace("~", "=") if weight is not None else made.replace("|>", "=|>")
+
+
+def split_votes(text: str) -> tuple[str, list[Placeholder]]:
+    """``text`` without its votes, as the model reads it, and the votes."""
+    votes = [Placeholder(m["key"], weight=int(m["weight"]) if m["weight"] else None) for m in _VOTE.finditer(text)]
+    return _VOTE.sub("", text) if votes else text, votes
 
 
 def neutralise(text: str) -> str:

@@ -85,7 +85,7 @@ class Prompter:
 
     def _plain(self, text: str) -> list[Segment]:
         out: list[Segment] = []
-        for part in placeholder.split(text):
+        for part in placeholder.split(placeholder.split_votes(text)[0]):
             _append(out, part if isinstance(part, Placeholder) else self.text_ids(part))
         return out
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lloco_integrations.errors import BadInput, IncompatibleSummary
 
 if TYPE_CHECKING:
     import torch
+
+
+NO_ADAPTER = "none"
+"""In place of an adapter's name: the decoder alone."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +136,21 @@ class Usage:
 
 @dataclass(frozen=True)
 class Generation:
-    """One answer. ``finish_reason``: ``"stop"`` (end of sequence or a stop string) or ``"length"``."""
+    """One answer.
+
+    Attributes:
+        text: the answer.
+        finish_reason: ``"stop"`` (end of sequence or a stop string) or ``"length"``.
+        usage: what it cost.
+        adapter: name of the adapter that answered; None is the decoder alone.
+        groups: the share (0 to 1) of each group in what was weighed to choose the adapter; empty where no group was named.
+    """
 
     text: str
     finish_reason: str
     usage: Usage
     adapter: str | None = None
+    groups: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -151,3 +151,28 @@ def test_adapters_that_do_not_fit(tiny_model: str, tmp_path: Path) -> None:
     assert model.generate(["one"], PARAMS)[0].usage.completion_tokens
     with pytest.raises(BadInput, match="1 adapters for 2 prompts"):
         model.generate(["one", "two"], adapters=[None])
+
+
+def test_adapters_are_evicted_least_recently_used_and_answer_the_same_afterwards(tiny_model: str, adapters: dict[str, str]) -> None:
+    model = load_model(tiny_model, adapters={**adapters, "third": adapters["law"] + "/"}, device="cpu", dtype="float32")
+    before = {name: model.generate(["one"], PARAMS, adapters=[name])[0].text for name in (*adapters, "none")}
+    assert len(set(before.values())) == 3
+    model.backend.max_adapters = 1
+    held = model.backend.adapters  # type: ignore[attr-defined]
+    for name in ("law", "fairy", "none", "law", "third", "fairy"):
+        assert model.generate(["one"], PARAMS, adapters=[name])[0].text == before[name.replace("third", "law")]
+        assert len(held.loaded) == 1
+        assert len(held.model.peft_config) == 1
+    mixed = model.generate(["one"] * 3, PARAMS, adapters=["law", "fairy", "none"])
+    assert [m.text for m in mixed] == list(before.values()), "a batch may hold more adapters than stay"
+    assert len(held.loaded) == 2
+
+
+def test_an_adapter_that_was_learnt_anew_is_loaded_anew(tiny_model: str, tmp_path: Path) -> None:
+    path = save_adapter(tmp_path / "law", 1)
+    model = load_model(tiny_model, adapter=path, device="cpu", dtype="float32")
+    first = model.generate(["one"], PARAMS)[0]
+    assert first.adapter == "default"
+    assert first.text != model.generate(["one"], PARAMS, adapters=["none"])[0].text
+    save_adapter(path, 2)
+    assert model.generate(["one"], PARAMS)[0].text != first.text

@@ -129,3 +129,43 @@ def test_the_group_of_the_summaries_chooses_the_adapter(tiny_model: str, store_u
     assert [a.adapter for a in answers] == ["law", "fairy", None, None]
     assert engine.generate([law.content], adapters=["fairy"])[0].adapter == "fairy"
     assert list(engine.stream(law.content, GenerationParams(max_new_tokens=2)))[-1].final.adapter == "law"  # type: ignore[union-attr]
+
+
+def test_the_group_named_last_is_in_the_store(tiny_model: str, store_url: str) -> None:
+    engine = Engine(tiny_model, store_url, dtype="float32")
+    before = engine.compress(["a text"])[0]
+    for groups, expected in (([None, None], None), ([None, "law"], "law"), ([None, None], "law"), (["law", "tax"], "tax")):
+        assert engine.compress(["a text", "a text"], groups=groups)[1] == before
+        [entry] = engine.store.info_many(list(engine.store.keys()))
+        assert entry is not None
+        assert entry.group == expected
+
+
+def test_raw_text_votes_for_its_group_and_costs_no_more(tiny_model: str, store_url: str, tmp_path: Path) -> None:
+    from tests.test_backend import save_adapter
+
+    engine = Engine(tiny_model, store_url, {"law": str(save_adapter(tmp_path / "law", 1))}, dtype="float32")
+    raw = engine.compress(["a law"], groups=["law"], raw=[0])[0]
+    assert (raw.key, raw.n_positions) == (None, 5)
+    answer = engine.generate([f"{raw.content} and a question"], GenerationParams(max_new_tokens=4))[0]
+    assert (answer.adapter, answer.groups) == ("law", {"law": 1.0})
+    plain = engine.generate(["a law and a question"], GenerationParams(max_new_tokens=4), adapters=["law"])[0]
+    assert (answer.text, answer.usage) == (plain.text, plain.usage)
+    assert engine.count(raw.content, templated=False).n_positions == 5
+    assert engine.generate([raw.content], adapters=["none"])[0].adapter is None
+
+
+def test_fit_keeps_to_its_budget(tiny_model: str, store_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine(tiny_model, store_url, dtype="float32")
+    texts = ["a" * 320, "b" * 320, "c" * 320]
+    for budget in (20, 30, 90, 200, 500, 960):
+        made = [m for m in engine.fit(texts, budget, scores=[0.1, 0.9, 0.5]) if m is not None]
+        prompt = "".join(m.content for m in made)
+        assert engine.count(prompt, templated=False).n_positions == sum(m.n_positions for m in made) <= budget
+        assert len(made) == (2 if budget == 20 else 3)
+    assert "token_budget=20 leaves out 1 of 3 texts" in caplog.text
+    first, best, _ = engine.fit(texts, 350, scores=[0.1, 0.9, 0.5])
+    assert first is not None and best is not None
+    assert best.content == "b" * 320
+    assert first.content.endswith("@32|>")
+    assert [m and m.n_positions for m in engine.fit(texts, 350, scores=[0.1, 0.9, 0.5], extra=[0, 30, 0])] == [80, 80, 80]

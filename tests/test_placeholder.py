@@ -66,3 +66,19 @@ def test_neutralised_pieces_never_join_to_a_placeholder() -> None:
         noise = "".join(rng.choice(["<|", "lloco:", KEY, "|>", " ", "@4", "x", "<"]) for _ in range(rng.randrange(12)))
         assert placeholder.count(placeholder.neutralise(noise)) == 0
         assert placeholder.count(placeholder.neutralise(noise) + mark) == 1
+
+
+def test_weights_travel_with_the_placeholder() -> None:
+    text = f"{placeholder.make(KEY, 16, 870)} {placeholder.make(KEY, weight=0)}"
+    assert list(placeholder.find(text)) == [Placeholder(KEY, 16, 870), Placeholder(KEY, None, 0)]
+    with pytest.raises(PlaceholderError, match="weight 10000"):
+        placeholder.make(KEY, 16, 10000)
+
+
+def test_a_vote_is_no_placeholder_and_leaves_no_trace_in_the_text() -> None:
+    text = f"raw{placeholder.vote(KEY, 500)} and {placeholder.vote(KEY)}{placeholder.make(KEY)}"
+    assert placeholder.split_votes(text) == (f"raw and {placeholder.make(KEY)}", [Placeholder(KEY, None, 500), Placeholder(KEY)])
+    assert placeholder.count(text) == 1
+    assert placeholder.split_votes(placeholder.neutralise(text)) == (placeholder.neutralise(text), [])
+    with pytest.raises(PlaceholderError):
+        placeholder.vote("short")

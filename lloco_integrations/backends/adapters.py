@@ -1,13 +1,16 @@
-"""LoRA adapters by group name: loaded on first use, checked against the decoder, chosen for each row of a batch."""
+"""LoRA adapters by their place: loaded on first use, checked against the decoder, chosen for each row of a batch, dropped when unused."""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lloco_integrations.errors import IncompatibleAdapter
+from lloco_integrations.fingerprint import adapter_identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -15,42 +18,50 @@ if TYPE_CHECKING:
 _NO_ADAPTER = "__base__"  # peft's own name for "none" in a mixed batch
 
 
+class _Loaded(NamedTuple):
+    name: str
+    identity: str
+
+
 class Adapters:
-    """Adapters of one decoder. Not thread-safe: whoever calls ``choose`` holds the backend's lock until generation is over."""
+    """The adapters of one decoder that are in memory. Not thread-safe: whoever calls ``choose`` holds the backend's lock until
+    generation is over."""
 
-    def __init__(self, model: PreTrainedModel, paths: dict[str, str]) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.model: Any = model
-        self.paths = dict(paths)
-        self._loaded: set[str] = set()
+        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        self._names = itertools.count()
 
-    def add(self, paths: Mapping[str, str]) -> None:
-        """Know these adapters too. Raises IncompatibleAdapter if a name is taken by another path."""
-        for name, path in paths.items():
-            if self.paths.setdefault(name, path) != path:
-                raise IncompatibleAdapter(
-                    f"adapter {name!r} is {self.paths[name]} already and cannot be {path} too; give one of them another name"
-                )
+    def choose(self, paths: Sequence[str | None], limit: int) -> dict[str, Any]:
+        """Make the rows of the next batch run under the adapters at ``paths`` and return the extra arguments for ``generate``.
 
-    def choose(self, names: Sequence[str | None]) -> dict[str, Any]:
-        """Make the rows of the next batch run under ``names`` and return the extra arguments for ``generate``.
-
-        Raises IncompatibleAdapter for an unknown name or an adapter that does not fit.
+        An adapter whose files have changed is loaded again. At most ``limit`` stay in memory, or as many as this batch needs. Raises
+        IncompatibleAdapter for one that cannot be found or does not fit.
         """
-        for name in sorted({n for n in names if n is not None}):
-            if name not in self._loaded:
-                self._load(name)
+        needed = {path: adapter_identity(path) for path in dict.fromkeys(paths) if path is not None}
+        for path, identity in needed.items():
+            held = self._loaded.get(path)
+            if held is None or held.identity != identity:
+                self._loaded[path] = self._load(path, identity)
+            self._loaded.move_to_end(path)
+            if held is not None and held != self._loaded[path]:
+                self._delete(held)
+        for path in list(self._loaded)[: max(0, len(self._loaded) - max(limit, len(needed)))]:
+            self._delete(self._loaded.pop(path))
         if not self._loaded:
             return {}
-        return {"adapter_names": [n or _NO_ADAPTER for n in names]}
+        return {"adapter_names": [_NO_ADAPTER if path is None else self._loaded[path].name for path in paths]}
 
-    def _load(self, name: str) -> None:
+    @property
+    def loaded(self) -> list[str]:
+        """Paths of the adapters in memory, the least recently used first."""
+        return list(self._loaded)
+
+    def _load(self, path: str, identity: str) -> _Loaded:
         from peft import PeftModel
 
-        if name not in self.paths:
-            known = ", ".join(sorted(self.paths)) or "none"
-            raise IncompatibleAdapter(f"no adapter is named {name!r} (known: {known}); pass adapters={{{name!r}: path}}")
-        path = self.paths[name]
-        self._check(name, path)
+        self._check(path)
+        name = f"a{next(self._names)}"
         try:
             if isinstance(self.model, PeftModel):
                 self.model.load_adapter(path, adapter_name=name)
@@ -58,17 +69,21 @@ class Adapters:
                 self.model = PeftModel.from_pretrained(self.model, path, adapter_name=name)
         except Exception as error:
             raise IncompatibleAdapter(
-                f"adapter {name!r} at {path} does not fit this decoder: {error}; it was trained for another base model"
+                f"the adapter at {path} does not fit this decoder: {error}; it was trained for another base model"
             ) from error
         self.model.eval()
-        self._loaded.add(name)
+        return _Loaded(name, identity)
 
-    def _check(self, name: str, path: str) -> None:
+    def _delete(self, held: _Loaded) -> None:
+        self.model.set_adapter(next(reversed(self._loaded.values())).name)  # peft warns when the active one goes
+        self.model.delete_adapter(held.name)
+
+    def _check(self, path: str) -> None:
         """A directory is checked before anything is loaded: peft leaves a half-loaded adapter behind when shapes disagree."""
         directory = Path(path)
         if not directory.is_dir():
             if path.startswith((".", "/", "~")):
-                raise IncompatibleAdapter(f"adapter {name!r}: there is no directory {path}")
+                raise IncompatibleAdapter(f"there is no directory {path} with an adapter")
             return
         try:
             config = json.loads((directory / "adapter_config.json").read_text())
@@ -77,9 +92,9 @@ class Adapters:
             with safe_open(directory / "adapter_model.safetensors", framework="pt") as file:
                 shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
         except Exception as error:
-            raise IncompatibleAdapter(f"adapter {name!r}: {path} is not a LoRA in PEFT format ({error})") from error
+            raise IncompatibleAdapter(f"{path} is not a LoRA in PEFT format ({error})") from error
         if config.get("peft_type") != "LORA":
-            raise IncompatibleAdapter(f"adapter {name!r} at {path} is of type {config.get('peft_type')}; only LORA is supported")
+            raise IncompatibleAdapter(f"the adapter at {path} is of type {config.get('peft_type')}; only LORA is supported")
         model: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         modules = dict(model.named_modules())
         for key, shape in shapes.items():
@@ -88,10 +103,10 @@ class Adapters:
             if not rest or rest[0] not in "AB":
                 continue
             if module is None:
-                raise IncompatibleAdapter(f"adapter {name!r} at {path} was trained for another base: this decoder has no {module_name}")
+                raise IncompatibleAdapter(f"the adapter at {path} was trained for another base: this decoder has no {module_name}")
             weight: Any = getattr(module, "base_layer", module).weight
             ours, theirs = (weight.shape[1], shape[1]) if rest[0] == "A" else (weight.shape[0], shape[0])
             if ours != theirs:
                 raise IncompatibleAdapter(
-                    f"adapter {name!r} at {path} was trained for another base: {module_name} has {theirs} features there and {ours} here"
+                    f"the adapter at {path} was trained for another base: {module_name} has {theirs} features there and {ours} here"
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt
 
@@ -14,11 +14,16 @@ class Backend(ABC):
     window: int
     """Positions that prompt and answer share."""
 
+    max_adapters: int = 8
+    """Adapters kept in memory; what is over that is dropped, least recently used first, and loaded again when it is wanted."""
+
     @abstractmethod
     def generate(
         self, prompts: Sequence[ResolvedPrompt], params: GenerationParams, adapters: Sequence[str | None] | None = None
     ) -> list[Generation]:
-        """One Generation a prompt, in order; the whole batch in one go, each prompt under its own adapter (None: none).
+        """One Generation a prompt, in order; the whole batch in one go, each prompt under its own adapter.
+
+        ``adapters``: directories or hub ids, None for the decoder alone; each is loaded when it is first used.
 
         Raises PromptTooLong, IncompatibleAdapter, and LLoCOError for whatever goes wrong underneath.
         """
@@ -26,10 +31,3 @@ class Backend(ABC):
     @abstractmethod
     def stream(self, prompt: ResolvedPrompt, params: GenerationParams, adapter: str | None = None) -> Iterator[GenerationChunk]:
         """The answer in pieces; the last chunk has ``final``. Abandoning the iterator stops the generation."""
-
-    @abstractmethod
-    def add_adapters(self, adapters: Mapping[str, str]) -> None:
-        """Make adapters known: name -> directory or hub id; each is loaded when it is first used.
-
-        Raises IncompatibleAdapter if a name is taken by another path.
-        """

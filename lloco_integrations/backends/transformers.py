@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +25,6 @@ class TransformersBackend(Backend):
     Args:
         model: causal LM in eval mode.
         tokenizer: its tokenizer; None allows only ``max_new_tokens`` to end an answer and returns ids as text.
-        adapters: group name -> directory or hub id of a LoRA in PEFT format; loaded on first use.
         lock: shared with a compressor that uses the same model.
         batch_size: prompts in one forward pass.
     """
@@ -35,13 +34,12 @@ class TransformersBackend(Backend):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase | None,
         *,
-        adapters: dict[str, str] | None = None,
         lock: threading.RLock | None = None,
         batch_size: int = 16,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.adapters = Adapters(model, adapters or {})
+        self.adapters = Adapters(model)
         self.lock = lock or threading.RLock()
         self.batch_size = batch_size
         self.window: int = getattr(model.config, "max_position_embeddings", None) or 1 << 30
@@ -51,18 +49,18 @@ class TransformersBackend(Backend):
     def generate(
         self, prompts: Sequence[ResolvedPrompt], params: GenerationParams, adapters: Sequence[str | None] | None = None
     ) -> list[Generation]:
-        names = list(adapters) if adapters is not None else [None] * len(prompts)
-        if len(names) != len(prompts):
-            raise BadInput(f"{len(names)} adapters for {len(prompts)} prompts; give one for each, None for no adapter")
+        paths = list(adapters) if adapters is not None else [None] * len(prompts)
+        if len(paths) != len(prompts):
+            raise BadInput(f"{len(paths)} adapters for {len(prompts)} prompts; give one for each, None for no adapter")
         for prompt in prompts:
             self._check_room(prompt)
         order = sorted(range(len(prompts)), key=lambda i: -prompts[i].n_positions)
         done: dict[int, Generation] = {}
         for at in range(0, len(order), self.batch_size):
             batch = order[at : at + self.batch_size]
-            made = self._run([prompts[i] for i in batch], params, [names[i] for i in batch], StopStrings(self.tokenizer, params.stop))
+            made = self._run([prompts[i] for i in batch], params, [paths[i] for i in batch], StopStrings(self.tokenizer, params.stop))
             for i, ids in zip(batch, made, strict=True):
-                done[i] = self._generation(prompts[i], ids, params, names[i])
+                done[i] = self._generation(prompts[i], ids, params, paths[i])
         return [done[i] for i in range(len(prompts))]
 
     def stream(self, prompt: ResolvedPrompt, params: GenerationParams, adapter: str | None = None) -> Iterator[GenerationChunk]:
@@ -82,10 +80,6 @@ class TransformersBackend(Backend):
         thread = threading.Thread(target=work, name="lloco-generate", daemon=True)
         thread.start()
         return self._consume(prompt, params, adapter, chunks, cancelled, thread)
-
-    def add_adapters(self, adapters: Mapping[str, str]) -> None:
-        with self.lock:
-            self.adapters.add(adapters)
 
     def _consume(
         self,
@@ -118,7 +112,7 @@ class TransformersBackend(Backend):
         self,
         prompts: Sequence[ResolvedPrompt],
         params: GenerationParams,
-        names: Sequence[str | None],
+        paths: Sequence[str | None],
         stopping: StopStrings,
         streamer: Any = None,
     ) -> list[list[int]]:
@@ -141,7 +135,7 @@ class TransformersBackend(Backend):
         )
         with self.lock, torch.inference_mode():
             try:
-                extra = self.adapters.choose(names)
+                extra = self.adapters.choose(paths, self.max_adapters)
                 embeds, mask = self._inputs(prompts)
                 with torch.random.fork_rng(enabled=sampled and params.seed is not None):
                     if sampled and params.seed is not None:

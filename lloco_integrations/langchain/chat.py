@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams
@@ -12,10 +12,37 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 from lloco_integrations.background import in_background
-from lloco_integrations.errors import LLoCOError
+from lloco_integrations.errors import BadInput, LLoCOError
 from lloco_integrations.langchain.decoding import Call, DecoderFields, warn_about_tools
 from lloco_integrations.langchain.messages import to_messages
 from lloco_integrations.types import Generation, GenerationChunk
+
+
+class NoTools(BadInput, NotImplementedError):
+    """Something that needs a model that calls tools; NotImplementedError is what LangChain's own models raise."""
+
+
+class Refused:
+    """A method that refuses with a remedy, and that looks not overridden: LangChain asks the class whether there are tools at all."""
+
+    def __init__(self, remedy: str) -> None:
+        self.remedy = remedy
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __get__(self, instance: object, owner: type) -> Callable[..., Any]:
+        if instance is None:
+            inherited: Callable[..., Any] = getattr(super(self.owner, owner), self.name)
+            return inherited
+
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            raise NoTools(f"{owner.__name__} cannot call tools; {self.remedy}")
+
+        return refuse
+
+
+ASK_IN_THE_PROMPT = "ask for JSON in the prompt and parse the answer, with PydanticOutputParser or JsonOutputParser"
 
 
 class ChatLLoCO(DecoderFields, BaseChatModel):
@@ -30,6 +57,11 @@ class ChatLLoCO(DecoderFields, BaseChatModel):
     """
 
     streaming: bool = False
+
+    bind_tools: ClassVar[Any] = Refused(
+        "make the retriever a step of the chain or graph, or let another model call the tools and this one answer from what they found"
+    )
+    with_structured_output: ClassVar[Any] = Refused(ASK_IN_THE_PROMPT)
 
     @property
     def _llm_type(self) -> str:
@@ -125,5 +157,6 @@ def _about(made: Generation, call: Call) -> dict[str, Any]:
         "model_provider": "lloco",
         "finish_reason": made.finish_reason,
         "adapter": made.adapter,
+        "groups": dict(made.groups),
         "source_tokens": made.usage.source_tokens,
     }

@@ -39,7 +39,10 @@ class DecoderFields(EngineFields):
 
     Attributes:
         adapters: group name -> directory or hub id of a LoRA.
-        adapter: name of the adapter to answer with; None for none (or the one named "default", if there is one).
+        adapter: name of the adapter for all prompts; "none" is the model alone. None takes that of the group which has most of the
+            prompt (the group comes from the documents' metadata, see CompressionFields), else the one named "default", else none.
+            An answer's metadata tell the ``adapter``, and under ``groups`` each group's share.
+        max_adapters: how many adapters stay in memory; the least recently used goes first.
         temperature: 0 is greedy.
         max_tokens: longest answer in tokens (``max_new_tokens`` is accepted, too).
         top_p: nucleus sampling, 1 for all.
@@ -52,6 +55,7 @@ class DecoderFields(EngineFields):
 
     adapters: dict[str, str] | None = None
     adapter: str | None = None
+    max_adapters: int = Field(default=8, ge=1)
     temperature: float = 0.0
     max_tokens: int = Field(default=256, validation_alias=AliasChoices("max_tokens", "max_new_tokens"))
     top_p: float = 1.0
@@ -66,7 +70,7 @@ class DecoderFields(EngineFields):
     @property
     def engine(self) -> Engine:
         """The core that does the work; cheap to make, shares weights and store with all others in this process."""
-        return Engine(self.model, self.store, adapters=dict(self.adapters or {}), device=self.device, dtype=self.dtype)
+        return Engine(self.model, self.store, dict(self.adapters or {}), self.device, self.dtype, self.max_adapters)
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
@@ -74,7 +78,7 @@ class DecoderFields(EngineFields):
         return {
             "model": self.model,
             "store": self.store_name,
-            "adapters": dict(self.adapters or {}),
+            "adapters": self.engine.adapter_identities,
             "adapter": self.adapter,
             "dtype": self.dtype,
             "temperature": self.temperature,
@@ -98,7 +102,7 @@ class DecoderFields(EngineFields):
         prompter = engine.model.prompter
         if prompter is None:
             raise BadInput(f"{self.model} has no tokenizer; it cannot count text")
-        for part in placeholder.split(text):
+        for part in placeholder.split(placeholder.split_votes(text)[0]):
             if isinstance(part, Placeholder):
                 ids += [NOT_A_TOKEN] * engine.count(str(part), templated=False).n_positions
             else:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 from langchain_core.documents import Document
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from lloco_integrations import placeholder
+from lloco_integrations import placeholder, voting
 from lloco_integrations.engine import Compressed, OnMiss
+from lloco_integrations.errors import BadInput
 from lloco_integrations.langchain.fields import EngineFields
 
 TEXT_KEY = "lloco_text"
 POSITIONS_KEY = "lloco_positions"
 TOKENS_KEY = "lloco_tokens"
+PASSAGES_KEY = "lloco_passages"
 
 
 class SourceText(str):
@@ -41,14 +43,32 @@ class CompressionFields(EngineFields):
     Attributes:
         ratio: source tokens per vector; None for the finest that is stored.
         on_miss: what to do with a text that has no summary yet: "compress" it, hand on its "text", or "raise" PlaceholderError.
-        group_key: name of the metadata entry that holds a document's adapter group; kept with the summaries that are made now.
+        group_key: name of the metadata entry that holds a document's adapter group, which is kept in the store: where documents are
+            of several groups, a model answers with the adapter of the one with most of the ranks (1, 1/2, 1/3, ...).
         keep_text_top_n: so many documents, from the front, are handed on as text.
+        token_budget: most positions that all contents may take together, in place of ``ratio`` and ``keep_text_top_n``: documents at the
+            front are handed on as text or finely, the tail coarsely, and what has no room even so is left out, with a warning in the log.
+        documents: where whole documents are found by the metadata entry ``id_key`` of their passages: a LangChain store, a mapping of
+            Documents, or a function. The passages then vote for their documents, and these are handed on in their place, with the ids
+            of the passages in ``metadata["lloco_passages"]``.
+        id_key: see ``documents``; the default is that of ParentDocumentRetriever.
+        max_documents: most whole documents to hand on; None is all that have a vote.
     """
 
     ratio: int | None = Field(default=None, ge=1)
     on_miss: OnMiss = "compress"
-    group_key: str | None = None
+    group_key: str | None = "group"
     keep_text_top_n: int = Field(default=0, ge=0)
+    token_budget: int | None = Field(default=None, ge=1)
+    documents: Any = Field(default=None, repr=False)
+    id_key: str = "doc_id"
+    max_documents: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> Self:
+        if self.token_budget is not None and (self.ratio is not None or self.keep_text_top_n):
+            raise BadInput("token_budget decides what each text costs; leave ratio and keep_text_top_n out, or leave token_budget out")
+        return self
 
     def compress(self, documents: Sequence[Document]) -> list[Document]:
         """Copies of ``documents``, in order, with a placeholder, or neutralised text, as content.
@@ -59,20 +79,46 @@ class CompressionFields(EngineFields):
         """
         if not documents:
             return []
-        engine, n = self.engine, self.keep_text_top_n
+        if self.documents is not None:
+            documents = self._whole(documents)
         texts = [original_text(d) for d in documents]
-        made = []
-        for text in texts[:n]:
-            plain = placeholder.neutralise(text)
-            cost = engine.count(plain, templated=False).n_positions
-            made.append(Compressed(plain, None, cost, cost))
-        if texts[n:]:
-            groups = [self._group(d) for d in documents[n:]] if self.group_key else None
-            made += engine.compress(texts[n:], on_miss=self.on_miss, ratio=self.ratio, groups=groups)
-        return [_replaced(d, text, m) for d, text, m in zip(documents, texts, made, strict=True)]
+        groups, scores = [self._group(d) for d in documents], [1 / rank for rank in range(1, len(documents) + 1)]
+        made: Sequence[Compressed | None]
+        if self.token_budget is not None:
+            made = self.engine.fit(texts, self.token_budget, scores=scores, on_miss=self.on_miss, groups=groups)
+        else:
+            raw = range(min(self.keep_text_top_n, len(texts)))
+            made = self.engine.compress(texts, on_miss=self.on_miss, ratio=self.ratio, groups=groups, scores=scores, raw=raw)
+        return [_replaced(d, text, m) for d, text, m in zip(documents, texts, made, strict=True) if m is not None]
+
+    def _whole(self, passages: Sequence[Document]) -> list[Document]:
+        """The documents that ``passages`` vote for. A passage without ``id_key`` stands for itself. Raises BadInput for a missing one."""
+        names = [p.metadata.get(self.id_key) for p in passages]
+        found = voting.documents([("document", n) if n is not None else ("passage", i) for i, n in enumerate(names)])
+        out = []
+        for (kind, name), ranks in list(found.items())[: self.max_documents]:
+            if kind == "passage":
+                out.append(passages[name])
+                continue
+            document = self._fetch(str(name))
+            voters = [passages[rank].id for rank in ranks if passages[rank].id is not None]
+            out.append(document.model_copy(update={"metadata": {**document.metadata, PASSAGES_KEY: voters}}))
+        return out
+
+    def _fetch(self, name: str) -> Document:
+        if isinstance(self.documents, Mapping):
+            found = self.documents.get(name)
+        else:
+            found = self.documents.mget([name])[0] if hasattr(self.documents, "mget") else self.documents(name)
+        if not isinstance(found, Document):
+            raise BadInput(
+                f"documents= has no Document {name!r}, which the {self.id_key!r} of a passage names (it gives {type(found).__name__}); "
+                f"add it, or leave documents= out"
+            )
+        return found
 
     def _group(self, document: Document) -> str | None:
-        group = document.metadata.get(self.group_key)
+        group = document.metadata.get(self.group_key) if self.group_key is not None else None
         return None if group is None else str(group)
 
 

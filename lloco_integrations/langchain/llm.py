@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseLLM, LangSmithParams
@@ -15,6 +15,7 @@ from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.runnables import run_in_executor
 
 from lloco_integrations.background import in_background
+from lloco_integrations.langchain.chat import ASK_IN_THE_PROMPT, Refused
 from lloco_integrations.langchain.decoding import Call, DecoderFields, warn_about_tools
 from lloco_integrations.types import Generation, GenerationChunk
 
@@ -28,6 +29,8 @@ class LLoCOLLM(DecoderFields, BaseLLM):
 
     Raises LLoCOError and its children, among them PromptTooLong and PlaceholderError.
     """
+
+    with_structured_output: ClassVar[Any] = Refused(ASK_IN_THE_PROMPT)
 
     @property
     def _llm_type(self) -> str:
@@ -115,5 +118,6 @@ def _about(made: Generation, call: Call) -> dict[str, Any]:
         "model_name": call.engine.model_name,
         "finish_reason": made.finish_reason,
         "adapter": made.adapter,
+        "groups": dict(made.groups),
         "usage": made.usage.as_dict(),
     }

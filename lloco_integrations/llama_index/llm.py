@@ -11,9 +11,10 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import LLM
 
+from lloco_integrations import placeholder
 from lloco_integrations.background import in_background
 from lloco_integrations.engine import DEFAULT_MODEL
-from lloco_integrations.llama_index.calls import chat_response, completion, never_swallowed, to_messages, to_params
+from lloco_integrations.llama_index.calls import chat_response, completion, never_swallowed, settled, to_messages, to_params
 from lloco_integrations.llama_index.wiring import Wired
 from lloco_integrations.types import Generation, GenerationParams, Message
 
@@ -25,7 +26,8 @@ class LLoCOLLM(Wired, LLM):
     """A language model that reads placeholders: each costs its few vectors in the prompt, and is answered from as text would be.
 
     ``LLoCOLLM()`` is the embedded default model with the default store, which it shares with ``LLoCOPostprocessor()``. The model
-    is loaded on first use; equal names share the weights. A prompt without placeholders is an ordinary prompt.
+    is loaded on first use; equal names share the weights. A prompt without placeholders is an ordinary prompt. What it says is
+    neutralised: frameworks put answers into later prompts, where nothing that it says may be read as a placeholder.
 
     Everything that goes wrong in a call is an LLoCOError, among them PromptTooLong and PlaceholderError. ``raw`` of a response
     (of the last one of a stream) holds model, finish_reason, adapter and usage: true positions, and ``source_tokens``, what
@@ -35,7 +37,11 @@ class LLoCOLLM(Wired, LLM):
     Args:
         model: preset, model directory or hub id.
         store: see Wired.
-        adapters: group name -> directory or hub id of a LoRA; the one named "default" is used unless a call names another.
+        adapters: group name -> directory or hub id of a LoRA. A prompt is answered with that of the group which has most of its scores
+            (the group comes from the nodes' metadata, see LLoCOPostprocessor), else with the one named "default", else with none.
+            ``raw`` of a response tells the ``adapter``, and under ``groups`` each group's share.
+        adapter: name of the adapter for all prompts, whatever their groups; "none" is the decoder alone.
+        max_adapters: how many stay in memory; the least recently used goes first.
         device: "auto", or a torch device.
         dtype: "auto", "float32", "bfloat16" or "float16".
         max_new_tokens: of an answer; also the room that prompt helpers leave for it.
@@ -50,6 +56,8 @@ class LLoCOLLM(Wired, LLM):
     """
 
     adapters: dict[str, str] = Field(default_factory=dict, description="Group name to LoRA.")
+    adapter: str | None = Field(default=None, description="Name of the adapter for all prompts; None chooses by group.")
+    max_adapters: int = Field(default=8, ge=1, description="Adapters that stay in memory.")
     max_new_tokens: int = Field(default=256, ge=1, description="Most tokens of an answer.")
     context_window: int | None = Field(default=None, ge=1, description="Positions that prompt helpers fill.")
     temperature: float = Field(default=0.0, ge=0.0, description="0 is greedy.")
@@ -76,6 +84,8 @@ class LLoCOLLM(Wired, LLM):
         repetition_penalty: float = 1.0,
         stop: list[str] | str | None = None,
         seed: int | None = None,
+        adapter: str | None = None,
+        max_adapters: int = 8,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -92,6 +102,8 @@ class LLoCOLLM(Wired, LLM):
             repetition_penalty=repetition_penalty,
             stop=[stop] if isinstance(stop, str) else stop or [],
             seed=seed,
+            adapter=adapter,
+            max_adapters=max_adapters,
             **kwargs,
         )
 
@@ -151,16 +163,18 @@ class LLoCOLLM(Wired, LLM):
     def _answer(self, prompt: Callable[[], str | list[Message]], options: dict[str, Any], respond: Respond[R]) -> R:
         with never_swallowed():
             params, adapter = to_params(self._params(), options)
-            made = self.engine.generate([prompt()], params, [adapter])[0]
-            return respond(made.text, None, made, self.model)
+            made = self.engine.generate([prompt()], params, [adapter or self.adapter])[0]
+            return respond(placeholder.neutralise(made.text), None, made, self.model)
 
     def _stream(self, prompt: Callable[[], str | list[Message]], options: dict[str, Any], respond: Respond[R]) -> Generator[R, None, None]:
-        text = ""
+        heard = said = ""
         with never_swallowed():
             params, adapter = to_params(self._params(), options)
-            for chunk in self.engine.stream(prompt(), params, adapter):
-                text += chunk.delta
-                yield respond(text, chunk.delta, chunk.final, self.model)
+            for chunk in self.engine.stream(prompt(), params, adapter or self.adapter):
+                heard += chunk.delta
+                before, said = said, placeholder.neutralise(heard) if chunk.final else settled(heard)
+                if said != before or chunk.final:
+                    yield respond(said, said[len(before) :], chunk.final, self.model)
 
     def _text(self, prompt: str, formatted: bool) -> Callable[[], str]:
         """``prompt``, through the user's ``completion_to_prompt`` unless LlamaIndex has done that. The chat template comes later."""

@@ -28,14 +28,15 @@ def pack(texts: Sequence[str], room: int, cost: Cost) -> list[str]:
 
 
 def split(text: str, room: int, cost: Cost) -> list[str]:
-    """``text`` in pieces that cost at most ``room``, cut between words and placeholders.
+    """``text`` in pieces that cost at most ``room``, cut between words and placeholders. Its votes go with every piece.
 
     Raises PromptTooLong for a placeholder that costs more, PlaceholderError for a broken one.
     """
     if cost(text) <= room:
         return [text]
+    plain, votes = placeholder.split_votes(text)
     atoms: list[tuple[str, int]] = []
-    for part in placeholder.split(text):
+    for part in placeholder.split(plain):
         if isinstance(part, Placeholder):
             n = cost(str(part))
             if n > room:
@@ -47,7 +48,8 @@ def split(text: str, room: int, cost: Cost) -> list[str]:
         else:
             atoms.extend(atom for word in _WORD.findall(part) for atom in _fitting(word, room, cost))
     pieces = (piece.strip() for piece in _greedy(atoms, room, "", 0))
-    return [piece for piece in pieces if piece]
+    ending = "".join(placeholder.vote(vote.key, vote.weight) for vote in votes)
+    return [piece + ending for piece in pieces if piece]
 
 
 def _fitting(word: str, room: int, cost: Cost) -> Iterator[tuple[str, int]]:

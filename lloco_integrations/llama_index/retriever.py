@@ -18,7 +18,7 @@ class LLoCORetriever(BaseRetriever):
         base_retriever: finds the nodes.
         postprocessor: how to compress them; None makes one of ``options``.
         callback_manager: that of ``base_retriever`` by default.
-        **options: arguments of LLoCOPostprocessor, such as ``ratio``, ``store`` and ``on_miss``.
+        **options: arguments of LLoCOPostprocessor, such as ``ratio``, ``token_budget``, ``documents``, ``store`` and ``on_miss``.
     """
 
     def __init__(

@@ -42,7 +42,8 @@ class Wired(BaseComponent):
     def engine(self) -> Engine:
         """The engine for the names as they are now; it loads model and store on first use."""
         adapters = dict(getattr(self, "adapters", None) or {})
-        return Engine(self.model, self._store if self._store is not None else self.store, adapters, self.device, self.dtype)
+        store = self._store if self._store is not None else self.store
+        return Engine(self.model, store, adapters, self.device, self.dtype, getattr(self, "max_adapters", None))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lloco_integrations.backends.transformers import TransformersBackend
-from lloco_integrations.errors import IncompatibleSummary, ModelNotFound
+from lloco_integrations.errors import BadInput, IncompatibleSummary, ModelNotFound
 from lloco_integrations.models.directory import MANIFEST, load_compressor, read_manifest
 from lloco_integrations.models.materialise import materialised
 from lloco_integrations.models.model import LLoCOModel
@@ -29,7 +29,7 @@ def load_model(
 
     Args:
         name_or_path: see above.
-        adapter: directory or hub id of a LoRA; used for every answer under the name "default".
+        adapter: directory or hub id of a LoRA, the one named "default": used for every answer that names no other.
         adapters: group name -> directory or hub id.
         device: "auto" (CUDA, Apple's MPS, else the CPU), or a torch device.
         dtype: "auto" (bfloat16 where the device computes it fast, else float32), "float32", "bfloat16" or "float16".
@@ -50,12 +50,13 @@ def load_model(
         directory = Path(preset.hub_id)
     elif not directory.exists() and name.count("/") != 1:
         raise ModelNotFound(f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a directory nor a hub id such as 'owner/model'")
-    if (directory / MANIFEST).is_file():
-        return _load_directory(name, directory, paths, where, kind)
-    return _load_autocompressor(name, directory, paths, where, kind)
+    load = _load_directory if (directory / MANIFEST).is_file() else _load_autocompressor
+    model = load(name, directory, where, kind)
+    model.adapters = paths
+    return model
 
 
-def _load_directory(name: str, directory: Path, adapters: dict[str, str], device: torch.device, dtype: torch.dtype) -> LLoCOModel:
+def _load_directory(name: str, directory: Path, device: torch.device, dtype: torch.dtype) -> LLoCOModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     manifest = read_manifest(directory)
@@ -71,10 +72,10 @@ def _load_directory(name: str, directory: Path, adapters: dict[str, str], device
             f"{directory}: the compressor makes vectors of width {manifest.spec.hidden_size}, the decoder reads {decoder.config.hidden_size}"
         )
     prompter = Prompter(tokenizer, chat=manifest.chat, placement=manifest.spec.placement)
-    return LLoCOModel(name, compressor, decoder, TransformersBackend(decoder, tokenizer, adapters=adapters), tokenizer, prompter)
+    return LLoCOModel(name, compressor, decoder, TransformersBackend(decoder, tokenizer), tokenizer, prompter)
 
 
-def _load_autocompressor(name: str, path: Path, adapters: dict[str, str], device: torch.device, dtype: torch.dtype) -> LLoCOModel:
+def _load_autocompressor(name: str, path: Path, device: torch.device, dtype: torch.dtype) -> LLoCOModel:
     from transformers import AutoTokenizer
 
     from lloco_integrations.compressors.autocompressor import AutoCompressor
@@ -87,7 +88,7 @@ def _load_autocompressor(name: str, path: Path, adapters: dict[str, str], device
     if any((directory / f).exists() for f in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     prompter = Prompter(tokenizer, chat=False, placement="prefix") if tokenizer is not None else None
-    backend = TransformersBackend(decoder, tokenizer, adapters=adapters, lock=compressor.lock)
+    backend = TransformersBackend(decoder, tokenizer, lock=compressor.lock)
     return LLoCOModel(name, compressor, decoder, backend, tokenizer, prompter)
 
 
@@ -124,17 +125,19 @@ _shared_lock = threading.Lock()
 
 
 def shared_model(
-    name_or_path: str = DEFAULT_MODEL, *, adapters: dict[str, str] | None = None, device: str = "auto", dtype: str = "auto"
+    name_or_path: str = DEFAULT_MODEL, *, device: str = "auto", dtype: str = "auto", max_adapters: int | None = None
 ) -> LLoCOModel:
     """As ``load_model``, but one object a process for one name, device and dtype: an LLM and a postprocessor share the weights.
 
-    ``adapters`` are added to those that the model has. Raises IncompatibleAdapter if a name is taken by another path.
+    ``max_adapters``: how many stay in memory from now on, see Backend; None leaves it as it is.
     """
     key = (str(name_or_path), device, dtype)
     with _shared_lock:
         if key not in _shared:
             _shared[key] = load_model(name_or_path, device=device, dtype=dtype)
         model = _shared[key]
-    if adapters:
-        model.backend.add_adapters(adapters)
+    if max_adapters is not None:
+        if max_adapters < 1:
+            raise BadInput(f"max_adapters is {max_adapters}; keep at least 1 in memory")
+        model.backend.max_adapters = max_adapters
     return model

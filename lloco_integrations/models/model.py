@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,10 +12,11 @@ from torch.nn.functional import cross_entropy
 
 from lloco_integrations.backends.base import Backend
 from lloco_integrations.compressors.base import Compressor, Progress
-from lloco_integrations.errors import BadInput, LLoCOError, PlaceholderError
+from lloco_integrations.errors import BadInput, IncompatibleAdapter, LLoCOError, PlaceholderError
 from lloco_integrations.placeholder import Placeholder
 from lloco_integrations.prompting import Prompter, Segment
 from lloco_integrations.types import (
+    NO_ADAPTER,
     CompressorSpec,
     Generation,
     GenerationChunk,
@@ -34,7 +36,8 @@ Prompt = str | Sequence[Message] | Sequence[Segment | SummaryEmbeddings]
 
 @dataclass
 class LLoCOModel:
-    """See ``load_model``. ``tokenizer`` and ``prompter`` are None for a checkpoint without a tokenizer: only ``_ids`` calls work then."""
+    """See ``load_model``. ``tokenizer`` and ``prompter`` are None for a checkpoint without a tokenizer: only ``_ids`` calls work then.
+    ``adapters``: name -> directory or hub id of a LoRA."""
 
     name: str
     compressor: Compressor
@@ -42,6 +45,7 @@ class LLoCOModel:
     backend: Backend
     tokenizer: PreTrainedTokenizerBase | None
     prompter: Prompter | None
+    adapters: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def spec(self) -> CompressorSpec:
@@ -143,8 +147,15 @@ class LLoCOModel:
         store: SummaryStore | None = None,
         adapters: Sequence[str | None] | None = None,
     ) -> list[Generation]:
-        """One Generation a prompt, in one batch. See ``resolve`` for prompts and Backend.generate for errors."""
-        return self.backend.generate([self.resolve(p, store) for p in prompts], params or GenerationParams(), adapters)
+        """One Generation a prompt, in one batch. See ``resolve`` for prompts and Backend.generate for errors.
+
+        ``adapters``: for each prompt a name of ``self.adapters``, a directory, or a hub id; None is the one named "default", if there
+        is one, and "none" the decoder alone.
+        """
+        chosen = list(adapters) if adapters is not None else [None] * len(prompts)
+        resolved = [self.resolve(p, store) for p in prompts]
+        made = self.backend.generate(resolved, params or GenerationParams(), [self._adapter_path(a) for a in chosen])
+        return [replace(m, adapter=self._adapter_name(a)) for m, a in zip(made, chosen, strict=True)]
 
     def stream(
         self,
@@ -154,8 +165,10 @@ class LLoCOModel:
         store: SummaryStore | None = None,
         adapter: str | None = None,
     ) -> Iterator[GenerationChunk]:
-        """The answer in pieces; the last chunk has ``final``."""
-        return self.backend.stream(self.resolve(prompt, store), params or GenerationParams(), adapter)
+        """The answer in pieces; the last chunk has ``final``. See ``generate`` for ``adapter``."""
+        chunks = self.backend.stream(self.resolve(prompt, store), params or GenerationParams(), self._adapter_path(adapter))
+        name = self._adapter_name(adapter)
+        return (c if c.final is None else replace(c, final=replace(c.final, adapter=name)) for c in chunks)
 
     def loss(self, context_vectors: torch.Tensor | None, prompt_ids: Sequence[int], labels: Sequence[int]) -> torch.Tensor:
         """Mean negative log-likelihood (nats a token) of ``labels`` after ``[context_vectors | prompt_ids]``; differentiable.
@@ -172,6 +185,20 @@ class LLoCOModel:
         mask = torch.ones(1, rows.shape[0], dtype=torch.long, device=rows.device)
         logits = self.decoder(inputs_embeds=rows[None], attention_mask=mask, use_cache=False).logits[0]
         return cross_entropy(logits[-len(labels) - 1 : -1].float(), ids[-len(labels) :])
+
+    def _adapter_name(self, given: str | None) -> str | None:
+        if given is None:
+            return "default" if "default" in self.adapters else None
+        return None if given == NO_ADAPTER else given
+
+    def _adapter_path(self, given: str | None) -> str | None:
+        name = self._adapter_name(given)
+        if name is None or name in self.adapters:
+            return None if name is None else self.adapters[name]
+        if "/" in name or Path(name).is_dir():
+            return name
+        known = ", ".join(sorted(self.adapters)) or "none"
+        raise IncompatibleAdapter(f"no adapter is named {name!r} (known: {known}); pass adapters={{{name!r}: path}}")
 
     def _prompter(self) -> Prompter:
         if self.prompter is None:

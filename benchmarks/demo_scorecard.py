@@ -34,7 +34,7 @@ def main() -> None:
     engine = Engine(args.model, "memory://")
     passages = Passages.of_documents([(d.doc_id, d.text) for d in load_documents()])
     questions = load_questions("heldout")[: args.limit]
-    found = [passages.search(q.question, args.top_k) for q in questions]
+    found = [[p for p, _ in passages.search(q.question, args.top_k)] for q in questions]
     hits = sum(any(p.doc_id == q.doc_id for p in top) for q, top in zip(questions, found, strict=True)) / len(questions)
     texts = sorted({p.text for top in found for p in top})
     began = time.perf_counter()

@@ -19,7 +19,7 @@ _KEY = rf"[a-z2-7]{{{KEY_LENGTH}}}"
 _OPEN = "<|lloco:"
 _WHOLE = re.compile(rf"<\|lloco:(?P<key>{_KEY})(?:@(?P<ratio>[1-9][0-9]{{0,4}}))?(?:~(?P<weight>[0-9]{{1,4}}))?\|>")
 _VOTE = re.compile(rf"<\|lloco:(?P<key>{_KEY})=(?P<weight>[0-9]{{1,4}})?\|>")
-_LOOKALIKE = re.compile(r"<\|(?=\s*lloco\b)", re.IGNORECASE)
+_LOOKALIKE = re.compile(r"(?:<|&lt;)\|(?=\s*lloco\b)", re.IGNORECASE)  # or escaped by a template that makes HTML
 _HOSTILE = re.compile(rf"{_LOOKALIKE.pattern}|<\|(?=\s*(?:l|ll|llo|lloc)?\Z)", re.IGNORECASE)  # the text that follows may complete it
 
 
@@ -90,7 +90,7 @@ def neutralise(text: str) -> str:
 
     Applied to all raw text that comes from documents, so that a document cannot name an entry of the store. Idempotent.
     """
-    return _HOSTILE.sub("< |", text)
+    return _HOSTILE.sub(lambda found: f"{found[0][:-1]} |", text)
 
 
 def _checked(piece: str) -> str:
@@ -98,7 +98,8 @@ def _checked(piece: str) -> str:
     if match:
         fragment = piece[match.start() : match.start() + 48]
         raise PlaceholderError(
-            f"the prompt holds a broken placeholder: {fragment!r}. A text splitter or prompt helper cut it: use "
-            f"LLoCOPromptHelper or fewer nodes; if the text came from a document or a user, pass it through placeholder.neutralise"
+            f"the prompt holds a broken placeholder: {fragment!r}. A text splitter or prompt helper cut it: use LLoCOPromptHelper or fewer "
+            f"nodes; or a template escaped it as HTML: use one that does not (mustache: three braces); if the text came from a document or "
+            f"a user, pass it through placeholder.neutralise"
         )
     return piece

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -106,7 +107,10 @@ class SummaryEmbeddings:
 
 @dataclass(frozen=True)
 class GenerationParams:
-    """How to decode. ``temperature`` 0 is greedy. ``max_new_tokens`` counts tokens, ``stop`` are strings."""
+    """How to decode. ``temperature`` 0 is greedy. ``max_new_tokens`` counts tokens, ``stop`` are strings.
+
+    Raises BadInput for a value that cannot be.
+    """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -115,6 +119,17 @@ class GenerationParams:
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, whole, low, high, wanted in (
+            ("max_tokens", self.max_new_tokens, True, 1, math.inf, "an integer from 1"),
+            ("temperature", self.temperature, False, 0, 1e6, "0 (greedy) or a positive number"),
+            ("top_p", self.top_p, False, 1e-9, 1, "a number over 0 and up to 1"),
+            ("top_k", self.top_k, True, 0, math.inf, "0 (off) or a positive integer"),
+            ("repetition_penalty", self.repetition_penalty, False, 1e-9, 1e6, "1 (off) or another positive number"),
+        ):
+            if not isinstance(value, int if whole else int | float) or not low <= value <= high:
+                raise BadInput(f"{name} is {value!r}; give {wanted}")
 
 
 @dataclass(frozen=True)

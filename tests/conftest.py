@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,22 @@ def lloco_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """LLOCO_HOME in an empty folder."""
     monkeypatch.setenv("LLOCO_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def real_cache(request: pytest.FixtureRequest) -> Path:
+    """A home that stays between test runs, so that the embedded default model is built once; never the user's own."""
+    cache = request.config.cache
+    assert cache is not None
+    return Path(cache.mkdir("lloco-home"))
+
+
+@pytest.fixture(scope="module")
+def real_home(real_cache: Path) -> Iterator[Path]:
+    """LLOCO_HOME with the embedded default model, and two threads for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLOCO_HOME", str(real_cache))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(2)
+        yield real_cache
+        torch.set_num_threads(threads)

@@ -17,17 +17,8 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module", autouse=True)
-def home(request: pytest.FixtureRequest) -> Path:
-    """A home that stays between test runs, so that the model is built once; never the user's own."""
-    cache = request.config.cache
-    assert cache is not None
-    folder = Path(cache.mkdir("lloco-home"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLOCO_HOME", str(folder))
-        threads = torch.get_num_threads()
-        torch.set_num_threads(2)
-        yield folder  # type: ignore[misc]
-        torch.set_num_threads(threads)
+def home(real_home: Path) -> Path:
+    return real_home
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def test_every_cut_of_a_placeholder_is_noticed_or_harmless() -> None:
 
 
 def test_neutralise() -> None:
-    for hostile in (placeholder.make(KEY), f"<|lloco:{KEY}", "<|LLoCO:x|>", "<| lloco:x|>", "<|lloco"):
+    for hostile in (placeholder.make(KEY), f"<|lloco:{KEY}", f"&lt;|lloco:{KEY}|&gt;", "<|LLoCO:x|>", "<| lloco:x|>", "<|lloco"):
         safe = placeholder.neutralise(f"before {hostile} after")
         assert placeholder.split(safe) == [safe]
         assert placeholder.neutralise(safe) == safe

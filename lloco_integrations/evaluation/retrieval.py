@@ -50,7 +50,7 @@ class Passages:
         embedder = embedding.load()
         return cls(found, embedder, embedder.embed([p.text for p in found]))
 
-    def search(self, question: str, k: int) -> list[Passage]:
-        """The ``k`` passages nearest to ``question``, best first."""
+    def search(self, question: str, k: int) -> list[tuple[Passage, float]]:
+        """The ``k`` passages nearest to ``question`` with their cosines, best first."""
         scores = self.vectors @ self.embedder.embed([question])[0]
-        return [self.passages[int(i)] for i in (-scores).argsort()[:k]]
+        return [(self.passages[int(i)], float(scores[i])) for i in (-scores).argsort()[:k]]

@@ -57,14 +57,7 @@ def to_params(defaults: GenerationParams, options: Mapping[str, Any]) -> tuple[G
         given.pop("max_tokens", None)
     if "stop" in given:
         given["stop"] = (given["stop"],) if isinstance(given["stop"], str) else tuple(given["stop"])
-    params = replace(defaults, **given)
-    if not isinstance(params.max_new_tokens, int) or params.max_new_tokens < 1:
-        raise BadInput(f"max_tokens is {params.max_new_tokens!r}; give an integer from 1")
-    if not isinstance(params.temperature, int | float) or params.temperature < 0:
-        raise BadInput(f"temperature is {params.temperature!r}; give 0 (greedy) or a positive number")
-    if not isinstance(params.top_p, int | float) or not 0 < params.top_p <= 1:
-        raise BadInput(f"top_p is {params.top_p!r}; give a number over 0 and up to 1")
-    return params, adapter
+    return replace(defaults, **given), adapter
 
 
 def to_messages(messages: Sequence[ChatMessage]) -> list[Message]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,10 +74,7 @@ class ByteStoreBackend:
     def keys(self) -> Iterator[str]:
         method = self._method("yield_keys")
         with self._using("read"):
-            try:
-                names: Iterable[Any] = list(method(prefix=_ENTRY))
-            except TypeError:
-                names = list(method())
+            names = list(method())  # without prefix: LangChain's LocalFileStore takes one for a folder
         for name in names:
             key = str(name).removeprefix(_ENTRY)
             if str(name).startswith(_ENTRY) and is_key(key):

@@ -198,3 +198,10 @@ def test_adapters_change_answers(named: dict[str, Any], adapters: dict[str, str]
     assert len({a.text for a in answers.values()}) == 3
     assert [a.response_metadata["adapter"] for a in answers.values()] == [None, "sea", "land"]
     assert chat.bind(adapter="sea").invoke("hello").text == answers["sea"].text
+
+
+@pytest.mark.parametrize("how", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 2.0}, {"max_tokens": 0}, {"top_k": -1}])
+def test_values_that_cannot_be_are_refused(chat: ChatLLoCO, llm: LLoCOLLM, how: dict[str, Any]) -> None:
+    for model in (chat, llm):
+        with pytest.raises(BadInput, match=f"{next(iter(how))} is "):
+            model.invoke("how many steps?", **how)

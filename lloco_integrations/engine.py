@@ -65,7 +65,20 @@ class _Choice:
     groups: dict[str, float]
 
     def reported(self, made: Generation) -> Generation:
-        return replace(made, adapter=self.name, groups=self.groups)
+        return replace(made, text=placeholder.neutralise(made.text), adapter=self.name, groups=self.groups)
+
+
+def _spoken(chunks: Iterator[GenerationChunk], chosen: _Choice) -> Iterator[GenerationChunk]:
+    """``chunks`` with the choice reported; what could still become a placeholder is held back until it is clear."""
+    heard = said = ""
+    for chunk in chunks:
+        heard += chunk.delta
+        if chunk.final is not None:
+            final = chosen.reported(chunk.final)
+            yield GenerationChunk(final.text[len(said) :], final)
+        elif (more := placeholder.settled(heard)) != said:
+            yield GenerationChunk(more[len(said) :])
+            said = more
 
 
 @dataclass
@@ -80,7 +93,7 @@ class Engine:
     adapters: dict[str, str] = field(default_factory=dict)
     device: str = "auto"
     dtype: str = "auto"
-    max_adapters: int | None = None
+    max_adapters: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if NO_ADAPTER in self.adapters:
@@ -181,7 +194,8 @@ class Engine:
         """One answer a prompt, in one batch. A prompt is a text or a conversation, with placeholders of this engine's store.
 
         Without a name in ``adapters``, a prompt's adapter is that of the group which has most of it (see ``voting``); if there is no such
-        group or adapter, the one named "default", else none. The name "none" is the decoder alone.
+        group or adapter, the one named "default", else none. The name "none" is the decoder alone. What an answer has that looks like
+        a placeholder is made harmless: answers come back in later prompts.
         """
         chosen = [self._choose(prompt, name) for prompt, name in zip(prompts, adapters or [None] * len(prompts), strict=True)]
         made = self.model.generate(prompts, params, store=self.store, adapters=[c.path for c in chosen])
@@ -193,7 +207,7 @@ class Engine:
         """The answer in pieces; the last chunk has ``final``. See ``generate`` for the adapter."""
         chosen = self._choose(prompt, adapter)
         chunks = self.model.stream(prompt, params, store=self.store, adapter=chosen.path)
-        return (c if c.final is None else replace(c, final=chosen.reported(c.final)) for c in chunks)
+        return _spoken(chunks, chosen)
 
     def count(self, prompt: str | Sequence[Message], *, templated: bool = True) -> Count:
         """True positions of ``prompt``: a placeholder costs its vectors. ``templated``: whether to count the chat template, too."""

@@ -20,6 +20,9 @@ _OPEN = "<|lloco:"
 _WHOLE = re.compile(rf"<\|lloco:(?P<key>{_KEY})(?:@(?P<ratio>[1-9][0-9]{{0,4}}))?(?:~(?P<weight>[0-9]{{1,4}}))?\|>")
 _VOTE = re.compile(rf"<\|lloco:(?P<key>{_KEY})=(?P<weight>[0-9]{{1,4}})?\|>")
 _LOOKALIKE = re.compile(r"(?:<|&lt;)\|(?=\s*lloco\b)", re.IGNORECASE)  # or escaped by a template that makes HTML
+_TAIL = re.compile(
+    rf"(?<!< \|lloco):(?={_KEY}(?:@[0-9]{{1,5}})?(?:~[0-9]{{1,4}}|=[0-9]{{0,4}})?\|>)"
+)  # of one that was cut within its first letters
 _HOSTILE = re.compile(rf"{_LOOKALIKE.pattern}|<\|(?=\s*(?:l|ll|llo|lloc)?\Z)", re.IGNORECASE)  # the text that follows may complete it
 
 
@@ -90,11 +93,20 @@ def neutralise(text: str) -> str:
 
     Applied to all raw text that comes from documents, so that a document cannot name an entry of the store. Idempotent.
     """
-    return _HOSTILE.sub(lambda found: f"{found[0][:-1]} |", text)
+    return _TAIL.sub(": ", _HOSTILE.sub(lambda found: f"{found[0][:-1]} |", text))
+
+
+def settled(text: str) -> str:
+    """As much of an unfinished text as nothing that follows can make a placeholder of, neutralised."""
+    at = text.rfind("<")
+    tail = text[at:]
+    if at < 0 or (tail != "<" and neutralise(tail) == tail):
+        return neutralise(text)
+    return neutralise(text[: at + 1])[:-1]
 
 
 def _checked(piece: str) -> str:
-    match = _LOOKALIKE.search(piece)
+    match = _LOOKALIKE.search(piece) or _TAIL.search(piece)
     if match:
         fragment = piece[match.start() : match.start() + 48]
         raise PlaceholderError(

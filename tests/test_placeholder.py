@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -82,3 +83,24 @@ def test_a_vote_is_no_placeholder_and_leaves_no_trace_in_the_text() -> None:
     assert placeholder.split_votes(placeholder.neutralise(text)) == (placeholder.neutralise(text), [])
     with pytest.raises(PlaceholderError):
         placeholder.vote("short")
+
+
+def test_a_placeholder_cut_anywhere_is_found_out() -> None:
+    for mark in (placeholder.make(KEY), placeholder.make(KEY, 16, 870), placeholder.vote(KEY, 5)):
+        for at in range(1, len(mark)):
+            found = 0
+            for piece in (f"Source 1: {mark[:at]}", f"{mark[at:]} Source 2"):
+                try:
+                    placeholder.split(piece)
+                except PlaceholderError:
+                    found += 1
+            assert found, (mark[:at], mark[at:])
+
+
+def test_an_answer_that_spells_a_placeholder_is_harmless_at_every_length() -> None:
+    text = f"see {placeholder.make(KEY)} and <b> or a<b, <| x"
+    said = [placeholder.settled(text[:n]) for n in range(len(text) + 1)]
+    for before, after in itertools.pairwise(said):
+        assert after.startswith(before)
+    assert all(placeholder.split(s) in ([], [s]) for s in said)
+    assert placeholder.neutralise(text).startswith(said[-1])

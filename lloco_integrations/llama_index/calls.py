@@ -80,15 +80,6 @@ def _message(message: ChatMessage) -> Message:
     return Message(role, placeholder.neutralise(text) if role == "assistant" else text)
 
 
-def settled(text: str) -> str:
-    """As much of an unfinished answer as nothing that follows can make a placeholder of, neutralised."""
-    at = text.rfind("<")
-    tail = text[at:]
-    if at < 0 or (tail != "<" and placeholder.neutralise(tail) == tail):
-        return placeholder.neutralise(text)
-    return placeholder.neutralise(text[: at + 1])[:-1]
-
-
 def completion(text: str, delta: str | None, final: Generation | None, model: str) -> CompletionResponse:
     """A response, or one piece of a streamed one; ``final`` brings the token counts."""
     return CompletionResponse(text=text, delta=delta, **_account(final, model))

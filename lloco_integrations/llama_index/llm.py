@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata
@@ -11,12 +10,12 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import LLM
 
-from lloco_integrations import placeholder
 from lloco_integrations.background import in_background
 from lloco_integrations.engine import DEFAULT_MODEL
-from lloco_integrations.llama_index.calls import chat_response, completion, never_swallowed, settled, to_messages, to_params
+from lloco_integrations.errors import LLoCOError
+from lloco_integrations.llama_index.calls import chat_response, completion, never_swallowed, to_messages, to_params
 from lloco_integrations.llama_index.wiring import Wired
-from lloco_integrations.types import Generation, GenerationParams, Message
+from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, Message
 
 R = TypeVar("R")
 Respond = Callable[[str, str | None, Generation | None, str], R]
@@ -146,7 +145,7 @@ class LLoCOLLM(Wired, LLM):
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        return await asyncio.to_thread(self._answer, self._text(prompt, formatted), kwargs, completion)
+        return await self._aanswer(self._text(prompt, formatted), kwargs, completion)
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> AsyncGenerator[CompletionResponse, None]:
@@ -154,7 +153,7 @@ class LLoCOLLM(Wired, LLM):
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return await asyncio.to_thread(self._answer, lambda: to_messages(messages), kwargs, chat_response)
+        return await self._aanswer(lambda: to_messages(messages), kwargs, chat_response)
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncGenerator[ChatResponse, None]:
@@ -164,17 +163,25 @@ class LLoCOLLM(Wired, LLM):
         with never_swallowed():
             params, adapter = to_params(self._params(), options)
             made = self.engine.generate([prompt()], params, [adapter or self.adapter])[0]
-            return respond(placeholder.neutralise(made.text), None, made, self.model)
+            return respond(made.text, None, made, self.model)
+
+    async def _aanswer(self, prompt: Callable[[], str | list[Message]], options: dict[str, Any], respond: Respond[R]) -> R:
+        """Streams underneath, so that a cancelled task does not leave the model busy."""
+        async for chunk in in_background(lambda: self._chunks(prompt, options)):
+            if chunk.final is not None:
+                return respond(chunk.final.text, None, chunk.final, self.model)
+        raise LLoCOError("the stream of an answer ended before the answer did; ask again")
 
     def _stream(self, prompt: Callable[[], str | list[Message]], options: dict[str, Any], respond: Respond[R]) -> Generator[R, None, None]:
-        heard = said = ""
+        text = ""
+        for chunk in self._chunks(prompt, options):
+            text += chunk.delta
+            yield respond(text, chunk.delta, chunk.final, self.model)
+
+    def _chunks(self, prompt: Callable[[], str | list[Message]], options: dict[str, Any]) -> Iterator[GenerationChunk]:
         with never_swallowed():
             params, adapter = to_params(self._params(), options)
-            for chunk in self.engine.stream(prompt(), params, adapter or self.adapter):
-                heard += chunk.delta
-                before, said = said, placeholder.neutralise(heard) if chunk.final else settled(heard)
-                if said != before or chunk.final:
-                    yield respond(said, said[len(before) :], chunk.final, self.model)
+            yield from self.engine.stream(prompt(), params, adapter or self.adapter)
 
     def _text(self, prompt: str, formatted: bool) -> Callable[[], str]:
         """``prompt``, through the user's ``completion_to_prompt`` unless LlamaIndex has done that. The chat template comes later."""

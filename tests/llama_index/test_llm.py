@@ -185,6 +185,21 @@ async def test_leaving_an_async_stream_stops_the_generation(llm: LLoCOLLM) -> No
     assert time.monotonic() - before < 5
 
 
+@pytest.mark.parametrize("method", ["acomplete", "achat"])
+async def test_a_cancelled_task_stops_the_generation(llm: LLoCOLLM, method: str) -> None:
+    llm.complete(QUESTION, max_tokens=1)
+    task = asyncio.create_task(getattr(llm, method)(QUESTION if method == "acomplete" else CHAT, max_tokens=3000))
+    while not any(t.name == "lloco-generate" for t in threading.enumerate()):
+        await asyncio.sleep(0.005)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    before = time.monotonic()
+    while any(t.name == "lloco-generate" for t in threading.enumerate()):
+        assert time.monotonic() - before < 20
+        await asyncio.sleep(0.02)
+
+
 def test_two_callbacks_a_call_and_true_token_counts(llm: LLoCOLLM, post: LLoCOPostprocessor) -> None:
     counter = TokenCountingHandler(tokenizer=lambda text: [0] * 10_000)
     llm.callback_manager = CallbackManager([counter])

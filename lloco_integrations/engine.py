@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lloco_integrations import placeholder, voting
 from lloco_integrations.budget import spend
-from lloco_integrations.errors import BadInput, IncompatibleAdapter, IncompatibleSummary, PlaceholderError
+from lloco_integrations.errors import BadInput, IncompatibleSummary, PlaceholderError
+from lloco_integrations.forms import Compressed, Entry, as_summary, as_text
 from lloco_integrations.placeholder import Placeholder
 from lloco_integrations.types import NO_ADAPTER, Count, Generation, GenerationChunk, GenerationParams, Message
+from lloco_integrations.voting import Choice
 
 if TYPE_CHECKING:
     from lloco_integrations.compressors.base import Progress
@@ -31,54 +33,6 @@ OnMiss = Literal["compress", "text", "raise"]
 """What to do with a text whose summary is not in the store: compress it now and store it, hand on the text, or raise."""
 
 DEFAULT_MODEL = "smollm2-135m"
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """What stands for a text in a prompt.
-
-    ``content`` is a placeholder, or the neutralised text where there is no summary (then ``key`` is None). ``n_positions`` is
-    what it costs in the prompt at the ratio asked for, ``n_tokens`` what the text costs.
-    """
-
-    content: str
-    key: str | None
-    n_positions: int
-    n_tokens: int
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A text, its key, and what the store knows about it."""
-
-    text: str
-    key: str
-    info: EntryInfo | None
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """An adapter by name and place, and the shares of the groups that led to it."""
-
-    name: str | None
-    path: str | None
-    groups: dict[str, float]
-
-    def reported(self, made: Generation) -> Generation:
-        return replace(made, text=placeholder.neutralise(made.text), adapter=self.name, groups=self.groups)
-
-
-def _spoken(chunks: Iterator[GenerationChunk], chosen: _Choice) -> Iterator[GenerationChunk]:
-    """``chunks`` with the choice reported; what could still become a placeholder is held back until it is clear."""
-    heard = said = ""
-    for chunk in chunks:
-        heard += chunk.delta
-        if chunk.final is not None:
-            final = chosen.reported(chunk.final)
-            yield GenerationChunk(final.text[len(said) :], final)
-        elif (more := placeholder.settled(heard)) != said:
-            yield GenerationChunk(more[len(said) :])
-            said = more
 
 
 @dataclass
@@ -147,7 +101,7 @@ class Engine:
         entries = self._entries(texts, on_miss, groups, raw, progress)
         weights = voting.weights(groups, scores) if groups and scores else [None] * len(texts)
         return [
-            self._as_text(entry, weight) if i in raw or entry.info is None else self._as_summary(entry, ratio, weight)
+            as_text(entry, weight, self.model.text_ids) if i in raw or entry.info is None else as_summary(entry, ratio, weight)
             for i, (entry, weight) in enumerate(zip(entries, weights, strict=True))
         ]
 
@@ -172,10 +126,10 @@ class Engine:
         weights = voting.weights(groups, scores) if groups and scores else [None] * len(texts)
         forms = []
         for entry, weight in zip(entries, weights, strict=True):
-            some = [self._as_text(entry, weight)]
+            some = [as_text(entry, weight, self.model.text_ids)]
             if entry.info is not None:
                 ratios = self.model.spec.ratios if entry.info.window else (None,)
-                some += [self._as_summary(entry, ratio, weight) for ratio in ratios]
+                some += [as_summary(entry, ratio, weight) for ratio in ratios]
             forms.append(some)
         more = extra or [0] * len(texts)
         costs = [[form.n_positions + n for form in some] for some, n in zip(forms, more, strict=True)]
@@ -199,7 +153,7 @@ class Engine:
         """
         chosen = [self._choose(prompt, name) for prompt, name in zip(prompts, adapters or [None] * len(prompts), strict=True)]
         made = self.model.generate(prompts, params, store=self.store, adapters=[c.path for c in chosen])
-        return [c.reported(m) for c, m in zip(chosen, made, strict=True)]
+        return [_reported(m, c) for m, c in zip(made, chosen, strict=True)]
 
     def stream(
         self, prompt: str | Sequence[Message], params: GenerationParams | None = None, adapter: str | None = None
@@ -237,7 +191,7 @@ class Engine:
         groups: Sequence[str | None] | None,
         raw: Collection[int],
         progress: bool | Progress,
-    ) -> list[_Entry]:
+    ) -> list[Entry]:
         """The store's entry of each text. What is missing is compressed, unless it is blank, or handed on raw and of no group."""
         if on_miss not in ("compress", "text", "raise"):
             raise BadInput(f"on_miss is {on_miss!r}; use 'compress', 'text' or 'raise'")
@@ -264,40 +218,19 @@ class Engine:
             self._put([(texts[i], summary, named[i]) for i, summary in zip(moved, held, strict=True) if summary is not None])
         fresh = [keys[i] for i in (*changed, *moved)]
         infos.update(zip(fresh, self.store.info_many(fresh), strict=True))
-        return [_Entry(text, key, infos[key]) for text, key in zip(texts, keys, strict=True)]
+        return [Entry(text, key, infos[key]) for text, key in zip(texts, keys, strict=True)]
 
     def _put(self, items: Sequence[tuple[str, SummaryEmbeddings, str | None]]) -> None:
         self.store.put_many([(text, replace(summary, group=group) if group else summary) for text, summary, group in items])
 
-    def _as_text(self, entry: _Entry, weight: int | None) -> Compressed:
-        plain = placeholder.neutralise(entry.text)
-        n = entry.info.n_tokens if entry.info and plain == entry.text else len(self.model.text_ids(plain)) if plain.strip() else 0
-        votes = entry.info is not None and entry.info.group is not None
-        return Compressed(plain + (placeholder.vote(entry.key, weight) if votes else ""), None, n, n)
-
-    def _as_summary(self, entry: _Entry, ratio: int | None, weight: int | None) -> Compressed:
-        info = entry.info
-        assert info is not None
-        n_positions = -(-info.n_tokens // ratio) if ratio and info.window else info.n_vectors
-        shown = ratio if ratio != info.window else None
-        return Compressed(placeholder.make(entry.key, shown, weight), entry.key, n_positions, info.n_tokens)
-
-    def _choose(self, prompt: str | Sequence[Message], name: str | None) -> _Choice:
-        """The adapter for ``prompt``: the one named, else that of the group with the largest share. Raises IncompatibleAdapter."""
+    def _choose(self, prompt: str | Sequence[Message], name: str | None) -> Choice:
+        """The adapter for ``prompt``. Raises IncompatibleAdapter for a name that there is not."""
         groups: dict[str, float] = {}
         if self.adapters:
             texts = [prompt] if isinstance(prompt, str) else [m.content for m in prompt]
             marks = [mark for text, votes in map(placeholder.split_votes, texts) for mark in (*placeholder.find(text), *votes)]
             groups = voting.shares(marks, self.store.info_many([mark.key for mark in marks]))
-        if name == NO_ADAPTER:
-            return _Choice(None, None, groups)
-        if name is None:
-            first = next(iter(groups), None)
-            name = first if first in self.adapters else "default" if "default" in self.adapters else None
-        elif name not in self.adapters:
-            known = ", ".join(sorted(self.adapters)) or "none"
-            raise IncompatibleAdapter(f"no adapter is named {name!r} (known: {known}); pass adapters={{{name!r}: path}}")
-        return _Choice(name, self.adapters[name] if name else None, groups)
+        return voting.choose(self.adapters, groups, name)
 
     def _check_ratio(self, ratio: int | None) -> None:
         spec = self.model.spec
@@ -305,6 +238,23 @@ class Engine:
             raise IncompatibleSummary(
                 f"ratio {ratio} is not one that {self.model_name} reads; use one of {', '.join(map(str, spec.ratios))}"
             )
+
+
+def _reported(made: Generation, chosen: Choice) -> Generation:
+    return replace(made, text=placeholder.neutralise(made.text), adapter=chosen.name, groups=chosen.groups)
+
+
+def _spoken(chunks: Iterator[GenerationChunk], chosen: Choice) -> Iterator[GenerationChunk]:
+    """``chunks`` with the choice reported; what could still become a placeholder is held back until it is clear."""
+    heard = said = ""
+    for chunk in chunks:
+        heard += chunk.delta
+        if chunk.final is not None:
+            final = _reported(chunk.final, chosen)
+            yield GenerationChunk(final.text[len(said) :], final)
+        elif (more := placeholder.settled(heard)) != said:
+            yield GenerationChunk(more[len(said) :])
+            said = more
 
 
 def _moves(info: EntryInfo | None, group: str | None) -> bool:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
+from lloco_integrations.errors import IncompatibleAdapter
 from lloco_integrations.placeholder import Placeholder
 from lloco_integrations.store.info import EntryInfo
+from lloco_integrations.types import NO_ADAPTER
 
 K = TypeVar("K", bound=Hashable)
 
@@ -45,6 +48,31 @@ def shares(marks: Sequence[Placeholder], infos: Iterable[EntryInfo | None]) -> d
     total = sum(sums.values())
     ordered = sorted(sums.items(), key=lambda item: -item[1])
     return {group: value / total for group, value in ordered} if total else {}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An adapter by name and place (both None: the decoder alone), and the shares of the groups that led to it."""
+
+    name: str | None
+    path: str | None
+    groups: Mapping[str, float]
+
+
+def choose(adapters: Mapping[str, str], groups: Mapping[str, float], name: str | None = None) -> Choice:
+    """The adapter ``name``, or that of the first of ``groups`` (see ``shares``), or the one named "default", or none.
+
+    Raises IncompatibleAdapter for a name that ``adapters`` does not have; "none" is the decoder alone.
+    """
+    if name is None:
+        first = next(iter(groups), NO_ADAPTER)
+        name = first if first in adapters else "default" if "default" in adapters else NO_ADAPTER
+    if name == NO_ADAPTER:
+        return Choice(None, None, groups)
+    if name not in adapters:
+        known = ", ".join(sorted(adapters)) or "none"
+        raise IncompatibleAdapter(f"no adapter is named {name!r} (known: {known}); pass adapters={{{name!r}: path}}")
+    return Choice(name, adapters[name], groups)
 
 
 def documents(ids: Sequence[K]) -> Mapping[K, list[int]]:

@@ -17,7 +17,7 @@ from lloco_integrations.cli.options import DeviceOption, ModelOption, StoreOptio
 if TYPE_CHECKING:
     from lloco_integrations.cli.catalogue import Catalogue, Passage
     from lloco_integrations.embedding import Embedder
-    from lloco_integrations.engine import Compressed
+    from lloco_integrations.forms import Compressed
     from lloco_integrations.types import Message, Usage
 
 _BATCH = 64

@@ -9,8 +9,9 @@ from langchain_core.documents import Document
 from pydantic import Field, model_validator
 
 from lloco_integrations import placeholder, voting
-from lloco_integrations.engine import Compressed, OnMiss
+from lloco_integrations.engine import OnMiss
 from lloco_integrations.errors import BadInput
+from lloco_integrations.forms import Compressed
 from lloco_integrations.langchain.fields import EngineFields
 
 TEXT_KEY = "lloco_text"

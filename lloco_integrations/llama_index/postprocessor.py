@@ -10,8 +10,9 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, ImageNode, IndexNode, MetadataMode, Node, NodeWithScore, QueryBundle, TextNode
 
 from lloco_integrations import placeholder
-from lloco_integrations.engine import DEFAULT_MODEL, Compressed, OnMiss
+from lloco_integrations.engine import DEFAULT_MODEL, OnMiss
 from lloco_integrations.errors import BadInput
+from lloco_integrations.forms import Compressed
 from lloco_integrations.llama_index.node import LLoCONode
 from lloco_integrations.llama_index.whole import Documents, whole_documents
 from lloco_integrations.llama_index.wiring import Wired

@@ -16,7 +16,7 @@ from lloco_integrations import placeholder, voting
 from lloco_integrations.budget import spend
 from lloco_integrations.errors import BadInput, IncompatibleSummary, PlaceholderError
 from lloco_integrations.forms import Compressed, Entry, as_summary, as_text
-from lloco_integrations.placeholder import Placeholder
+from lloco_integrations.placeholder import Placeholder, unknown_key
 from lloco_integrations.types import NO_ADAPTER, Count, Generation, GenerationChunk, GenerationParams, Message
 from lloco_integrations.voting import Choice
 
@@ -179,7 +179,7 @@ class Engine:
         n_positions = n_tokens = 0
         for mark, info in zip(marks, self.store.info_many([m.key for m in marks]), strict=True):
             if info is None:
-                raise PlaceholderError(f"the store {self.store.url} does not hold the placeholder key {mark.key!r}")
+                raise PlaceholderError(unknown_key(self.store.url, mark.key))
             n_positions += -(-info.n_tokens // mark.ratio) if mark.ratio and info.window else info.n_vectors
             n_tokens += info.n_tokens
         return Count(n_text + n_positions, n_text + n_tokens)

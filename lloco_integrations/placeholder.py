@@ -88,6 +88,14 @@ def split_votes(text: str) -> tuple[str, list[Placeholder]]:
     return _VOTE.sub("", text) if votes else text, votes
 
 
+def unknown_key(place: str, key: str) -> str:
+    """The message for a placeholder whose entry the store at ``place`` does not have."""
+    return (
+        f"the store {place} does not hold the placeholder key {key!r}; give the LLM and the postprocessor or retriever the same store=, "
+        f"or compress the document again"
+    )
+
+
 def neutralise(text: str) -> str:
     """``text`` with everything that looks like a placeholder, whole or broken, made harmless (``<|lloco`` -> ``< |lloco``).
 

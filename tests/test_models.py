@@ -169,3 +169,8 @@ def test_fit_keeps_to_its_budget(tiny_model: str, store_url: str, caplog: pytest
     assert best.content == "b" * 320
     assert first.content.endswith("@32|>")
     assert [m and m.n_positions for m in engine.fit(texts, 350, scores=[0.1, 0.9, 0.5], extra=[0, 30, 0])] == [80, 80, 80]
+
+
+def test_loading_prints_nothing(tiny_model: str, capfd: pytest.CaptureFixture[str]) -> None:
+    load_model(tiny_model, device="cpu")
+    assert capfd.readouterr() == ("", "")

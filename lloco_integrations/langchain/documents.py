@@ -95,6 +95,10 @@ class CompressionFields(EngineFields):
     def _whole(self, passages: Sequence[Document]) -> list[Document]:
         """The documents that ``passages`` vote for. A passage without ``id_key`` stands for itself. Raises BadInput for a missing one."""
         names = [p.metadata.get(self.id_key) for p in passages]
+        if all(name is None for name in names):
+            raise BadInput(
+                f"documents= is given, but no passage has {self.id_key!r} in its metadata; name its document there, or set id_key="
+            )
         found = voting.documents([("document", n) if n is not None else ("passage", i) for i, n in enumerate(names)])
         out = []
         for (kind, name), ranks in list(found.items())[: self.max_documents]:

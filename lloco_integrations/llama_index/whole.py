@@ -19,8 +19,10 @@ def whole_documents(nodes: Sequence[NodeWithScore], documents: Documents, most: 
     """The ``most`` documents that ``nodes`` vote for, best first, each with the score of its best passage.
 
     The passages become CHILD relationships of a copy of the document. A node that comes from no document stands for itself. Raises
-    BadInput for an id that ``documents`` does not have.
+    BadInput for an id that ``documents`` does not have, and if no node comes from a document.
     """
+    if nodes and all(n.node.ref_doc_id is None for n in nodes):
+        raise BadInput("documents= is given, but no node names the document it comes from (ref_doc_id); leave documents= out")
     ranked = sorted(nodes, key=lambda n: float("inf") if n.score is None else -n.score)
     found = voting.documents([n.node.ref_doc_id or n.node.node_id for n in ranked])
     out = []

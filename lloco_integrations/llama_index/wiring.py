@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from typing import Any
 
@@ -30,7 +31,8 @@ class Wired(BaseComponent):
         known = {name for c in type(self).__mro__ if hasattr(c, "model_fields") for name in c.model_fields}
         unknown = sorted(set(fields) - known)
         if unknown:
-            raise TypeError(f"{type(self).__name__} has no argument {', '.join(unknown)}")
+            near = difflib.get_close_matches(unknown[0], known, n=1)
+            raise TypeError(f"{type(self).__name__} has no argument {', '.join(unknown)}{f'; did you mean {near[0]}?' if near else ''}")
         if isinstance(fields.get("model"), os.PathLike):
             fields["model"] = os.fspath(fields["model"])
         held, url = _held(store)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,8 @@ def load_model(
     elif not directory.exists() and name.count("/") != 1:
         raise ModelNotFound(f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a directory nor a hub id such as 'owner/model'")
     load = _load_directory if (directory / MANIFEST).is_file() else _load_autocompressor
-    model = load(name, directory, where, kind)
+    with _no_bars():
+        model = load(name, directory, where, kind)
     model.adapters = paths
     return model
 
@@ -90,6 +93,21 @@ def _load_autocompressor(name: str, path: Path, device: torch.device, dtype: tor
     prompter = Prompter(tokenizer, chat=False, placement="prefix") if tokenizer is not None else None
     backend = TransformersBackend(decoder, tokenizer, lock=compressor.lock)
     return LLoCOModel(name, compressor, decoder, backend, tokenizer, prompter)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' progress bars: loading takes a second, and an application's output is not ours."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def resolve_device(name: str) -> torch.device:

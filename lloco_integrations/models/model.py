@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from lloco_integrations.backends.base import Backend
 from lloco_integrations.compressors.base import Compressor, Progress
 from lloco_integrations.errors import BadInput, IncompatibleAdapter, LLoCOError, PlaceholderError
-from lloco_integrations.placeholder import Placeholder
+from lloco_integrations.placeholder import Placeholder, unknown_key
 from lloco_integrations.prompting import Prompter, Segment
 from lloco_integrations.types import (
     NO_ADAPTER,
@@ -116,10 +116,7 @@ class LLoCOModel:
                 raise PlaceholderError(f"the prompt has {len(keys)} placeholders and no store was given; pass store=")
             for key, summary in zip(keys, store.get_many(keys), strict=True):
                 if summary is None:
-                    raise PlaceholderError(
-                        f"the store {store.url} does not hold the placeholder key {key!r}; compress the document into this "
-                        f"store, or open the store that the placeholder was made from"
-                    )
+                    raise PlaceholderError(unknown_key(store.url, key))
                 found[key] = summary
         pieces: list[list[int] | torch.Tensor] = []
         positions = source = 0

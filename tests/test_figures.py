@@ -18,3 +18,10 @@ def test_score_table_is_the_benchmark(path: str) -> None:
         f1 = row["f1"]
         line = f"| {name} | {f1['mean']:.1f} [{f1['low']:.1f}, {f1['high']:.1f}] | {row['positions']:.0f} | {row['seconds']:.2f} |"
         assert line in text, line
+
+
+def test_the_table_of_the_budget_curve_is_the_benchmark() -> None:
+    text = (ROOT / "docs" / "elastic.md").read_text()
+    for row in json.loads((ROOT / "benchmarks" / "results" / "budget_curve.json").read_text())["rows"].values():
+        f1 = row["f1"]
+        assert f"| {f1['mean']:.1f} [{f1['low']:.1f}, {f1['high']:.1f}] | {row['positions']:.0f} |" in text

@@ -144,6 +144,7 @@ def plot(report: dict, path: Path) -> None:  # type: ignore[type-arg]
         title=f"{report['data']}, {report['questions']} questions",
     )
     axes.set_xticks([16, 32, 64, 128, 256, 512], ["16", "32", "64", "128", "256", "512"])
+    axes.set_xticks([], minor=True)
     axes.legend()
     axes.grid(alpha=0.3)
     figure.tight_layout()

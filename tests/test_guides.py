@@ -33,6 +33,7 @@ def test_there_are_guides() -> None:
 
 
 @pytest.mark.real
+@pytest.mark.usefixtures("llama_index_settings")
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_a_page_is_a_program_that_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], real_home: Path

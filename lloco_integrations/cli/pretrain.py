@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from lloco_integrations.errors import BadInput
+
+if TYPE_CHECKING:
+    from lloco_integrations.training.trainee import Trainee
 
 DEFAULT_DATA = (
     "squadshifts_amazon.train",
@@ -13,24 +19,76 @@ DEFAULT_DATA = (
     "quoref.dev",
     "nq_oracle.dev",
     "narrativeqa_summary.test",
+    "fairytaleqa.train",
+    "policyqa.test",
+    "timeqa_human.train",
+    "covidqa.all",
+    "friendsqa.test",
 )
+FOLLOW_TOKENS = 64
+
+
+class CompressorKind(StrEnum):
+    mean_pool = "mean_pool"
+    summary_tokens = "summary_tokens"
+
+
+class Reads(StrEnum):
+    summary = "summary"
+    raw = "raw"
+    none = "none"
+
+
+class EncoderTraining(StrEnum):
+    lora = "lora"
+    full = "full"
+    frozen = "frozen"
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints, loss curves and, in weights/, the result.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, loss curves and, in weights/ and model/, the result.")],
     data: Annotated[
         list[str] | None, typer.Option(help="NAME for NAME.docs.jsonl.gz and NAME.qa.jsonl.gz in --data-dir; may be repeated.")
     ] = None,
     held_out: Annotated[str, typer.Option(help="Set whose answers' loss is watched, never trained on.")] = "squad_paragraph.dev",
     data_dir: Annotated[Path, typer.Option(envvar="LLOCO_DATA", help="Folder with the data sets.")] = Path("../shared/data"),
     base: Annotated[str, typer.Option(help="A preset, or a directory with a causal LM and its tokenizer.")] = "smollm2-135m",
+    compressor: Annotated[
+        CompressorKind, typer.Option(help="mean_pool, or summary_tokens as AutoCompressors have.")
+    ] = CompressorKind.mean_pool,
+    reads: Annotated[
+        Reads, typer.Option(help="What the decoder learns to read; raw and none make the scorecard's rivals.")
+    ] = Reads.summary,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Begin with these weights (a weights/ folder, or a LoRA for raw and none).")
+    ] = None,
+    teacher: Annotated[Path | None, typer.Option(help="LoRA of a decoder that reads text, to be imitated.")] = None,
+    teacher_weight: Annotated[float, typer.Option(help="Share of the loss that is the divergence from the teacher.")] = 0.5,
     steps: Annotated[int, typer.Option(min=1)] = 1000,
     rows: Annotated[int, typer.Option(min=1, help="Documents in a batch.")] = 5,
+    questions: Annotated[int, typer.Option(min=1, help="Questions about a document in a batch, at most.")] = 4,
+    positions: Annotated[int, typer.Option(min=64, help="Decoder positions in a batch, about; more need more memory.")] = 3072,
     lr: Annotated[float, typer.Option(help="Learning rate of the LoRAs.")] = 8e-4,
+    warmup: Annotated[int, typer.Option(min=1)] = 40,
+    decay: Annotated[float, typer.Option(min=0, max=1, help="Share of the steps over which the learning rate falls, at the end.")] = 0.3,
     rank: Annotated[int, typer.Option(min=1, help="LoRA rank on both sides.")] = 16,
     encoder_layers: Annotated[int, typer.Option(min=1, help="Layers of the base that the encoder keeps.")] = 12,
+    encoder_training: Annotated[
+        EncoderTraining, typer.Option(help="Train a LoRA of the encoder, all its weights, or none.")
+    ] = EncoderTraining.lora,
     causal: Annotated[bool, typer.Option("--causal", help="Causal mask in the encoder in place of the bidirectional one.")] = False,
-    max_tokens: Annotated[int, typer.Option(help="Longer documents are left out.")] = 800,
+    slots: Annotated[int, typer.Option(min=1, help="Places in a window that have a matrix of their own.")] = 4,
+    segment_length: Annotated[int, typer.Option(min=8, help="Tokens that are encoded together.")] = 512,
+    summary_length: Annotated[int, typer.Option(min=1, help="Summary tokens of a segment, for summary_tokens.")] = 16,
+    ratio_mix: Annotated[
+        str, typer.Option(help="Weights of the ratios, such as 4:0.5,8:0.5; by default they get coarser as it goes.")
+    ] = "",
+    quotes: Annotated[int, typer.Option(min=0, help="Quotes that are asked for, a document.")] = 2,
+    quote_tokens: Annotated[int, typer.Option(min=1)] = 48,
+    texts: Annotated[list[str] | None, typer.Option(help="Plain texts, NAME for NAME.docs.jsonl.gz; may be repeated.")] = None,
+    text_steps: Annotated[int, typer.Option(min=0, help="Steps at the start that repeat and continue plain text.")] = 0,
+    text_pieces: Annotated[int, typer.Option(min=1, help="Pieces of plain text to draw from.")] = 20_000,
+    max_tokens: Annotated[int, typer.Option(min=32, help="Longer documents are cut into pieces of this.")] = 800,
     held_out_documents: Annotated[int, typer.Option(min=1)] = 30,
     evaluate_every: Annotated[int, typer.Option(min=1)] = 50,
     save_every: Annotated[int, typer.Option(min=1)] = 50,
@@ -38,21 +96,30 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
 ) -> None:
-    """Train encoder LoRA, projector and decoder LoRA; goes on from --out if it holds a checkpoint."""
+    """Train encoder LoRA, projector and decoder LoRA; goes on from --out if it holds a checkpoint.
+
+    On several GPUs or processes: accelerate launch -m lloco_integrations.cli pretrain ...
+    """
     import torch
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from accelerate import Accelerator
 
     from lloco_integrations.models.load import resolve_device, resolve_dtype
     from lloco_integrations.prompting import Prompter
+    from lloco_integrations.training import export, trainee
     from lloco_integrations.training.base import load_base_model
-    from lloco_integrations.training.data import Sampler, load_contexts
-    from lloco_integrations.training.export import copy_record, export
-    from lloco_integrations.training.objectives import LoraSettings, Trainee
+    from lloco_integrations.training.contexts import load_contexts, load_texts
+    from lloco_integrations.training.data import NO_CONTEXT, RAW_ONLY, Mix, Sampler
     from lloco_integrations.training.pretrain import PretrainConfig, held_out_batches, held_out_losses, pretrain
 
     where = resolve_device(device)
-    model, tokenizer = load_base_model(base, where, resolve_dtype(dtype, where))
-    prompter = Prompter(tokenizer, chat=tokenizer.chat_template is not None)
+    kind = resolve_dtype(dtype, where)
+    team = Accelerator(cpu=where.type == "cpu")
+    where = team.device if where.type == "cuda" else where
+    model, tokenizer = load_base_model(base, where, kind)
+    by_tokens = compressor is CompressorKind.summary_tokens
+    prompter = Prompter(
+        tokenizer, chat=tokenizer.chat_template is not None and not by_tokens, placement="prefix" if by_tokens else "inline"
+    )
 
     def pair(name: str) -> tuple[Path, Path]:
         return data_dir / f"{name}.docs.jsonl.gz", data_dir / f"{name}.qa.jsonl.gz"
@@ -60,42 +127,161 @@ def command(
     contexts = load_contexts([pair(n) for n in data or DEFAULT_DATA], prompter.text_ids, max_tokens)
     unseen = load_contexts([pair(held_out)], prompter.text_ids, 300)
     unseen = unseen[:: max(1, len(unseen) // held_out_documents)][:held_out_documents]
-    config = PretrainConfig(
-        steps=steps, rows=rows, lr=lr, rank=rank, alpha=2 * rank, encoder_layers=encoder_layers, bidirectional=not causal, seed=seed
+    pieces = load_texts(
+        [pair(n)[0] for n in texts or ()], prompter.text_ids, min(256, max_tokens), FOLLOW_TOKENS, text_pieces if text_steps else 0, seed
     )
+    mix = {Reads.summary: Mix(quotes=quotes, quote_tokens=quote_tokens), Reads.raw: RAW_ONLY, Reads.none: NO_CONTEXT}[reads]
+    config = PretrainConfig(
+        steps=steps, rows=rows, questions=questions, lr=lr, warmup=warmup, decay=decay, seed=seed, text_steps=text_steps, mix=mix
+    )
+    ratios: tuple[int, ...] = (2, 4, 8, 16, 32)
     torch.manual_seed(seed)
-    trainee = Trainee(model, encoder_layers=encoder_layers, bidirectional=not causal, lora=LoraSettings(rank, 2 * rank)).to(where)
-    trainee.centre_on(contexts)
+    lora = trainee.LoraSettings(rank, 2 * rank)
+    learner: Trainee
+    if by_tokens:
+        learner = trainee.SummaryTokenTrainee(model, summary_length=summary_length, segment_length=segment_length, lora=lora)
+        ratios = (max(1, segment_length // summary_length),)
+        config = _with_ratios(config, {ratios[0]: 1.0})
+    else:
+        learner = trainee.MeanPoolTrainee(
+            model,
+            encoder_layers=encoder_layers,
+            bidirectional=not causal,
+            lora=lora,
+            encoder_training=encoder_training.value,
+            slots=slots,
+            segment_length=segment_length,
+        )
+        learner.centre_on(contexts)
+        if ratio_mix:
+            config = _with_ratios(config, _parsed(ratio_mix, ratios))
+    learner = learner.to(where)
+    if start_from is not None:
+        export.start_from(learner, start_from)
+    if reads is not Reads.summary:
+        _decoder_only(learner)
+    if teacher is not None:
+        learner.learn_from(teacher, teacher_weight)
     end = model.config.eos_token_id
-    end = end[0] if isinstance(end, list) else end
-    sampler = Sampler(contexts, prompter, config.ratios, end, rows=rows, questions=config.questions, seed=seed, mix=config.mix)
-    watched = held_out_batches(unseen, sampler, (2, 4, 8, 16))
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[now]}"))
-    with Progress(*columns) as bar:
-        task = bar.add_task("training", total=steps, now="")
-
-        def show(step: int, row: dict[str, float]) -> None:
-            bar.update(task, completed=step, now=f"ratio {row['ratio']:.0f}  loss {row['loss']:.3f}")
-
+    sampler = Sampler(
+        contexts,
+        prompter,
+        config.ratios,
+        end[0] if isinstance(end, list) else end,
+        rows=rows,
+        questions=questions,
+        positions=positions,
+        seed=seed,
+        mix=mix,
+        texts=pieces,
+        text_steps=text_steps,
+    )
+    watched = held_out_batches(unseen, sampler, ratios[:4] if reads is Reads.summary else ())
+    show = _Bar(steps, quiet=not team.is_main_process)
+    with show:
         pretrain(
-            trainee,
+            learner,
             sampler,
             config,
             out,
+            accelerator=team,
             save_every=save_every,
             evaluate=lambda t: held_out_losses(t, watched),
             evaluate_every=evaluate_every,
-            progress=show,
+            progress=show.update,
         )
-    recipe: dict[str, Any] = {
+    if not team.is_main_process:
+        return
+    recipe = {
+        "kind": compressor.value,
+        "reads": reads.value,
         "base": base,
         "encoder_layers": encoder_layers,
+        "encoder_training": encoder_training.value,
         "bidirectional": not causal,
-        "segment_length": trainee.segment_length,
-        "ratios": [2, 4, 8, 16, 32],
+        "segment_length": segment_length,
+        "ratios": list(ratios),
         "steps": steps,
+        "start_from": str(start_from) if start_from else None,
+        "teacher_weight": teacher_weight if teacher else 0.0,
         "data": list(data or DEFAULT_DATA),
+        "texts": list(texts or ()),
     }
-    weights = export(trainee, out / "weights", recipe, base)
-    copy_record(out, weights)
-    typer.echo(f"weights, recipe and loss curves are in {weights}")
+    made = _write(learner, out, recipe, base, tokenizer, kind)
+    typer.echo(f"the result is in {made}, the loss curves in {out}")
+
+
+def _write(learner: Trainee, out: Path, recipe: dict[str, Any], base: str, tokenizer: Any, dtype: Any) -> Path:
+    """The trained weights, and the model directory they make where they make one; returns what to load."""
+    import json
+
+    import torch
+
+    from lloco_integrations.models.merge import merge
+    from lloco_integrations.training import export
+    from lloco_integrations.training.base import load_base_model
+    from lloco_integrations.training.plot import plot
+    from lloco_integrations.training.trainee import MeanPoolTrainee, SummaryTokenTrainee
+
+    try:
+        plot(out, out / "curves.png")
+    except ImportError:
+        typer.echo("no picture of the loss curves: pip install matplotlib", err=True)
+    if recipe["reads"] != Reads.summary:
+        weights = export.export_adapter(learner, out / "weights", base)
+        (weights / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
+    elif isinstance(learner, SummaryTokenTrainee):
+        weights = export.export_autocompressor(learner, out / "model", tokenizer)
+    else:
+        assert isinstance(learner, MeanPoolTrainee)
+        weights = export.export(learner, out / "weights", recipe, base)
+        fresh, _ = load_base_model(base, torch.device("cpu"), torch.float32)
+        merge(fresh, tokenizer, weights, out / "model", name=out.name, dtype=dtype)
+        export.copy_record(out, weights)
+        return out / "model"
+    export.copy_record(out, weights)
+    return weights
+
+
+def _decoder_only(learner: Any) -> None:
+    """Nothing but the decoder's LoRA is trained."""
+    for name, parameter in learner.named_parameters():
+        if not name.startswith("decoder.") or "lora_" not in name:
+            parameter.requires_grad_(False)
+
+
+def _with_ratios(config: Any, weights: dict[int, float]) -> Any:
+    from dataclasses import replace
+
+    return replace(config, curriculum=((1.0, weights),))
+
+
+def _parsed(ratio_mix: str, known: tuple[int, ...]) -> dict[int, float]:
+    try:
+        weights = {int(r): float(w) for r, w in (part.split(":") for part in ratio_mix.split(","))}
+    except ValueError:
+        raise BadInput(f"--ratio-mix {ratio_mix!r} cannot be read; write it like 4:0.5,8:0.5") from None
+    if not set(weights) <= {1, *known} or min(weights.values()) < 0 or sum(weights.values()) <= 0:
+        raise BadInput(f"--ratio-mix {ratio_mix!r}: give ratios of {(1, *known)} weights that are not negative and not all 0")
+    return weights
+
+
+class _Bar:
+    """The progress of a run; nothing is shown by processes other than the first."""
+
+    def __init__(self, steps: int, *, quiet: bool) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[now]}"))
+        self.bar = Progress(*columns, disable=quiet)
+        self.task = self.bar.add_task("training", total=steps, now="")
+
+    def update(self, step: int, row: dict[str, float]) -> None:
+        self.bar.update(self.task, completed=step, now=f"ratio {row['ratio']:.0f}  loss {row['loss']:.3f}")
+
+    def __enter__(self) -> _Bar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()

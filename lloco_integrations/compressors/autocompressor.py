@@ -82,13 +82,16 @@ class AutoCompressor(Compressor):
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str = "auto",
-        segment_length: int = SEGMENT_LENGTH,
+        segment_length: int | None = None,
     ) -> AutoCompressor:
         """Load a checkpoint as the AutoCompressor authors save it, from a directory or a hub id.
+
+        ``segment_length`` None is what config.json says, as ``lloco pretrain`` writes it there, else the paper's 1536.
 
         Raises ModelNotFound, naming what is missing, if the directory or id cannot be used.
         """
         checkpoint = open_checkpoint(path_or_id)
+        segment_length = segment_length or int(checkpoint.config.get("segment_length") or SEGMENT_LENGTH)
         embed_summary = checkpoint.embed_summary()
         model = checkpoint.causal_lm(device=device, dtype=dtype)
         return cls(

@@ -31,13 +31,15 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Manifest:
-    """``lloco.json``. ``source``: what the directory was made from, so that a newer package makes it again."""
+    """``lloco.json``. ``source``: what the directory was made from, so that a newer package makes it again. ``base``: the model
+    that the weights were trained over: a preset, a directory or a hub id."""
 
     spec: CompressorSpec
     name: str
     bidirectional: bool
     chat: bool
     source: str = ""
+    base: str = ""
 
 
 def save_directory(

@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lloco_integrations.errors import ModelNotFound
-from lloco_integrations.fingerprint import fingerprint
 from lloco_integrations.models.fetch import fetch_member, sha256
-from lloco_integrations.models.presets import Preset
+from lloco_integrations.models.presets import TRAINED, Preset
 from lloco_integrations.paths import home
-from lloco_integrations.types import CompressorSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
-_TRAINED = ("encoder/adapter_model.safetensors", "projector.safetensors", "decoder/adapter_model.safetensors")
 
 
 def materialised(preset: Preset) -> Path:
@@ -82,50 +79,23 @@ def read_gguf(path: Path, chat_template: str | None) -> tuple[PreTrainedModel, P
 
 
 def _build(preset: Preset, directory: Path, source: str) -> None:
-    import torch
-    from peft import PeftModel
-    from safetensors.torch import load_file
-
-    from lloco_integrations.compressors.mean_pool import MeanPoolEncoder, Projector, truncated
-    from lloco_integrations.models.directory import Manifest, save_directory
+    from lloco_integrations.models.merge import merge
 
     if preset.weights is None:
         raise ModelNotFound(f"preset {preset.name!r} ships no weights")
     log.info("building %s in %s (once, about half a minute)", preset.name, directory)
-    recipe = json.loads((preset.weights / "recipe.json").read_text())
     base, tokenizer = load_base(preset)
-    trunk = truncated(_copy(base).base_model, recipe["encoder_layers"])
-    encoder_trunk: Any = PeftModel.from_pretrained(trunk, preset.weights / "encoder").merge_and_unload()
-    decoder: Any = PeftModel.from_pretrained(base, preset.weights / "decoder").merge_and_unload()
-    state = load_file(preset.weights / "projector.safetensors")
-    projector = Projector(decoder.config.hidden_size, slots=state["slots"].shape[0])
-    projector.load_state_dict(state)
-    spec = CompressorSpec(
-        fingerprint=fingerprint(source=source, kind="mean_pool", segment_length=recipe["segment_length"], ratios=recipe["ratios"]),
-        kind="mean_pool",
-        hidden_size=decoder.config.hidden_size,
-        segment_length=recipe["segment_length"],
-        ratios=tuple(recipe["ratios"]),
-    )
-    manifest = Manifest(spec, preset.name, bidirectional=recipe["bidirectional"], chat=preset.chat_template is not None, source=source)
-    encoder = MeanPoolEncoder(encoder_trunk.to(torch.bfloat16), projector.to(torch.float32), bidirectional=recipe["bidirectional"])
-    save_directory(directory, manifest, encoder, decoder.to(torch.bfloat16), tokenizer)
-
-
-def _copy(model: Any) -> Any:
-    import copy
-
-    return copy.deepcopy(model)
+    merge(base, tokenizer, preset.weights, directory, name=preset.name, source=source)
 
 
 def _source(preset: Preset) -> str:
     """sha256 over what the directory is made from. Merged weights may differ in their last bit between machines; this does not."""
     if preset.weights is None or preset.wheel is None:
         raise ModelNotFound(f"preset {preset.name!r} is not one that is materialised")
-    missing = [name for name in (*_TRAINED, "recipe.json") if not (preset.weights / name).exists()]
+    missing = [name for name in TRAINED if not (preset.weights / name).exists()]
     if missing:
         raise ModelNotFound(f"the package lacks the trained weights of {preset.name!r} ({missing} in {preset.weights}); install it again")
-    parts = [preset.wheel.sha256, preset.chat_template or "", *(sha256(preset.weights / n) for n in (*_TRAINED, "recipe.json"))]
+    parts = [preset.wheel.sha256, preset.chat_template or "", *(sha256(preset.weights / n) for n in TRAINED)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

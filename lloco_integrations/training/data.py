@@ -1,36 +1,27 @@
-"""Documents with their questions -> batches of packed prompts. Batch ``step`` depends on the seed and the step alone, so that
+"""Contexts -> batches of packed prompts. Batch ``step`` depends on the seed and the step alone, so that
 training resumes to the step without stored iterator state."""
 
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lloco_integrations import placeholder
 from lloco_integrations.errors import BadInput
-from lloco_integrations.evaluation.datasets import Question, read_documents, read_questions
 from lloco_integrations.placeholder import KEY_LENGTH, Placeholder
-from lloco_integrations.training.templates import NO_ANSWER, PLAIN, TEMPLATES, Template
+from lloco_integrations.training.templates import CONTINUE, NO_ANSWER, PLAIN, REPEAT, TEMPLATES, Template
 
 if TYPE_CHECKING:
     from lloco_integrations.prompting import Prompter, Segment
+    from lloco_integrations.training.contexts import Context
 
 
+_Prompt = tuple[list["Segment"], tuple[int, ...], float]
+"""Segments, target ids, and how much each target counts."""
 _QUESTION_TOKENS = 48
 """What a branch takes on average, template included; to size batches only."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """A document to be encoded once for all its questions. ``ids`` are its tokens, cut at ``max_tokens``."""
-
-    title: str
-    ids: tuple[int, ...]
-    questions: tuple[Question, ...]
 
 
 @dataclass(frozen=True)
@@ -58,17 +49,37 @@ class Batch:
     ratio: int
     rows: tuple[Row, ...]
 
+    def share(self, index: int, of: int) -> Batch:
+        """The rows of process ``index`` of ``of``."""
+        return replace(self, rows=self.rows[index::of])
+
+    def as_text(self) -> Batch:
+        """The same prompts with the documents' tokens in place of placeholders: what a teacher reads."""
+        rows = tuple(
+            replace(row, prefix=tuple(list(self.contexts[context_index(s.key)]) if isinstance(s, Placeholder) else s for s in row.prefix))
+            for row in self.rows
+        )
+        return replace(self, rows=rows)
+
+    @property
+    def weight(self) -> float:
+        """The targets' weights together."""
+        return sum(b.weight * len(b.target) for row in self.rows for b in row.branches)
+
 
 @dataclass(frozen=True)
 class Mix:
     """Shares of the kinds of prompt; the rest are compressed contexts with an answer in one of them.
 
-    ``distractors``: weights of showing 0, 1, 2, ... documents that do not matter. ``metadata``: how often titles are shown.
-    ``quotes`` branches a row ask for the ``quote_tokens`` tokens after a lead of ``quote_lead`` tokens: an answer is four tokens,
-    a quote is a dozen times that, and teaches the same thing: to find a place in the vectors and to unpack it.
+    ``raw``: batches in which documents are shown as text, each with the chance ``raw_documents``. ``distractors``: weights of showing
+    0, 1, 2, ... documents that do not matter. ``metadata``: how often titles are shown. ``quotes`` branches a row ask for the
+    ``quote_tokens`` tokens after a lead of ``quote_lead`` tokens: an answer is four tokens, a quote is a dozen times that, and teaches
+    the same thing: to find a place in the vectors and to unpack it. Of a piece of plain text, ``repeat_tokens`` are asked for, too,
+    and ``continue_tokens`` of what follows it.
     """
 
     raw: float = 0.06
+    raw_documents: float = 0.67
     no_context: float = 0.02
     unanswerable: float = 0.03
     distractors: tuple[float, ...] = (0.45, 0.3, 0.15, 0.1)
@@ -77,6 +88,14 @@ class Mix:
     quote_weight: float = 0.5
     quote_lead: int = 8
     quote_tokens: int = 48
+    repeat_tokens: int = 128
+    continue_tokens: int = 64
+
+
+RAW_ONLY = Mix(raw=1.0, raw_documents=1.0, no_context=0.0, quotes=1)
+"""For the rival that reads text."""
+NO_CONTEXT = Mix(raw=0.0, no_context=1.0, unanswerable=0.0, quotes=0)
+"""For the rival that reads nothing but the question."""
 
 
 def context_key(i: int) -> str:
@@ -96,33 +115,10 @@ def context_index(key: str) -> int:
     return value
 
 
-def load_contexts(
-    pairs: Sequence[tuple[Path, Path]], text_ids: Callable[[str], list[int]], max_tokens: int, min_tokens: int = 24
-) -> list[Context]:
-    """Contexts of ``(docs file, qa file)`` pairs: documents of ``min_tokens`` to ``max_tokens`` tokens that have answered questions.
-
-    Raises BadInput if a questions file names no document of its documents file.
-    """
-    contexts = []
-    for docs_path, qa_path in pairs:
-        by_document: dict[str, list[Question]] = defaultdict(list)
-        for question in read_questions(qa_path):
-            if question.answers:
-                by_document[question.doc_id].append(question)
-        documents = [d for d in read_documents(docs_path) if d.doc_id in by_document]
-        if not documents:
-            raise BadInput(f"no question of {qa_path} is about a document of {docs_path}; check that the doc_ids agree")
-        for document in documents:
-            ids = text_ids(placeholder.neutralise(document.text))
-            if min_tokens <= len(ids) <= max_tokens:
-                contexts.append(Context(document.title, tuple(ids), tuple(by_document[document.doc_id])))
-    return contexts
-
-
 @dataclass
 class Sampler:
     """Draws batches. ``rows`` documents a batch, fewer where they would pass ``positions`` decoder positions together; up to
-    ``questions`` questions each; ``ratios(step)`` gives the ratios' weights."""
+    ``questions`` questions each; ``ratios(step)`` gives the ratios' weights. The first ``text_steps`` batches are of ``texts``."""
 
     contexts: Sequence[Context]
     prompter: Prompter
@@ -133,21 +129,25 @@ class Sampler:
     positions: int = 3072
     seed: int = 0
     mix: Mix = field(default_factory=Mix)
-    _epoch: tuple[int, list[list[int]]] = (-1, [])
+    texts: Sequence[Context] = ()
+    text_steps: int = 0
+    _epoch: tuple[str, list[list[int]]] = ("", [])
 
     def __post_init__(self) -> None:
         if len(self.contexts) < self.rows:
             raise BadInput(
                 f"{len(self.contexts)} documents with questions are fewer than the {self.rows} rows of a batch; add data or lower rows"
             )
+        if self.text_steps and len(self.texts) < self.rows:
+            raise BadInput(
+                f"{self.text_steps} steps are to read plain text, but there are {len(self.texts)} pieces for the {self.rows} rows of a "
+                f"batch; name longer texts, or ask for no such steps"
+            )
 
     def batch(self, step: int) -> Batch:
         """The batch of ``step``, the same however often and in whatever order it is asked for."""
         rng = random.Random(f"{self.seed}/{step}")
-        epoch, at = divmod(step, len(self.contexts) // self.rows)
-        if self._epoch[0] != epoch:
-            self._epoch = (epoch, self._order(epoch))
-        chosen = [self.contexts[i] for i in self._epoch[1][at]]
+        chosen = self._chosen(step)
         weights = self.ratios(step)
         ratio = rng.choices(list(weights), list(weights.values()))[0]
         raw = rng.random() < self.mix.raw  # for all rows or none: one long raw row would pad all others
@@ -157,51 +157,73 @@ class Sampler:
         rows = tuple(self._row(i, chosen, ratio, room, raw, rng) for i in range(n_rows))
         return Batch(tuple(c.ids for c in chosen), ratio, rows)
 
-    def _order(self, epoch: int) -> list[list[int]]:
+    def _chosen(self, step: int) -> list[Context]:
+        reads_text = step < self.text_steps
+        source, name, step = (self.texts, "texts", step) if reads_text else (self.contexts, "contexts", step - self.text_steps)
+        epoch, at = divmod(step, len(source) // self.rows)
+        key = f"{self.seed}/{name}/{epoch}"
+        if self._epoch[0] != key:
+            self._epoch = (key, self._order(source, key))
+        return [source[i] for i in self._epoch[1][at]]
+
+    def _order(self, source: Sequence[Context], key: str) -> list[list[int]]:
         """Batches of documents of similar length, in random order."""
-        rng = random.Random(f"{self.seed}/epoch/{epoch}")
-        order = list(range(len(self.contexts)))
+        rng = random.Random(key)
+        order = list(range(len(source)))
         rng.shuffle(order)
         usable = len(order) // self.rows * self.rows
         batches: list[list[int]] = []
         pool = self.rows * 32
         for start in range(0, usable, pool):
-            near = sorted(order[start : min(start + pool, usable)], key=lambda i: len(self.contexts[i].ids))
+            near = sorted(order[start : min(start + pool, usable)], key=lambda i: len(source[i].ids))
             batches += [near[i : i + self.rows] for i in range(0, len(near), self.rows)]
         rng.shuffle(batches)
         return batches
 
     def _row(self, own: int, chosen: list[Context], ratio: int, room: int, raw: bool, rng: random.Random) -> Row:
         mix, context = self.mix, chosen[own]
-        template = rng.choices(TEMPLATES, [t.weight for t in TEMPLATES])[0]
-        n_others = rng.choices(range(len(mix.distractors)), mix.distractors)[0]
+        template = PLAIN if not context.questions else rng.choices(TEMPLATES, [t.weight for t in TEMPLATES])[0]
+        n_others = rng.choices(range(len(mix.distractors)), mix.distractors)[0] if context.questions else 0
         others = rng.sample([i for i in range(len(chosen)) if i != own], min(n_others, len(chosen) - 1))
-        if rng.random() < mix.no_context:
-            text, shown = "", []
-        else:
+        as_text = {i for i in (own, *others) if raw and rng.random() < mix.raw_documents}
+        shown: list[int] = []
+        if not context.questions or rng.random() >= mix.no_context:
             shown = [own]
             for i in others:
-                cost = len(chosen[i].ids) // ratio
+                cost = len(chosen[i].ids) // (1 if i in as_text else ratio)
                 if cost <= room:
                     shown.append(i)
                     room -= cost
             rng.shuffle(shown)
-            named = rng.random() < mix.metadata
-            text = "\n\n".join(self._shown(i, chosen[i], raw and i == own, named) for i in shown)
-        prompts: list[tuple[list[Segment], tuple[int, ...], float]] = []
+        named = rng.random() < mix.metadata
+        text = "\n\n".join(self._shown(i, chosen[i], i in as_text, named) for i in shown)
+        prompts = self._asked(template, text, context, [c for i, c in enumerate(chosen) if i not in shown] if shown else [], rng)
+        if template.shares_prefix and shown:
+            prompts += [self._quote(template, text, context, rng) for _ in range(mix.quotes)]
+        if not context.questions:
+            prompts += self._retold(template, text, context)
+        return share_prefix(prompts)
+
+    def _asked(self, template: Template, text: str, context: Context, elsewhere: Sequence[Context], rng: random.Random) -> list[_Prompt]:
+        """Questions about ``context``; now and then one about a document of ``elsewhere``, which is not shown."""
+        prompts = []
         n_questions = self.questions if template.shares_prefix else 1
         for question in rng.sample(context.questions, min(n_questions, len(context.questions))):
             asked, answer = question.question, question.answers[0]
-            if shown and rng.random() < mix.unanswerable:
-                elsewhere = [i for i in range(len(chosen)) if i not in shown]
-                if elsewhere:
-                    asked, answer = rng.choice(chosen[rng.choice(elsewhere)].questions).question, NO_ANSWER
+            if elsewhere and rng.random() < self.mix.unanswerable:
+                asked, answer = rng.choice(rng.choice(elsewhere).questions).question, NO_ANSWER
             prompts.append((self._segments(template, text, asked), (*self.prompter.text_ids(answer), self.end), 1.0))
-        if template.shares_prefix and shown:
-            prompts += [self._quote(template, text, context, rng) for _ in range(mix.quotes)]
-        return share_prefix(prompts)
+        return prompts
 
-    def _quote(self, template: Template, text: str, context: Context, rng: random.Random) -> tuple[list[Segment], tuple[int, ...], float]:
+    def _retold(self, template: Template, text: str, context: Context) -> list[_Prompt]:
+        """A piece of plain text again, and how it goes on."""
+        again = context.ids[: self.mix.repeat_tokens]
+        prompts = [(self._segments(template, text, REPEAT), again, self.mix.quote_weight)]
+        if context.follows:
+            prompts.append((self._segments(template, text, CONTINUE), context.follows[: self.mix.continue_tokens], self.mix.quote_weight))
+        return prompts
+
+    def _quote(self, template: Template, text: str, context: Context, rng: random.Random) -> _Prompt:
         mix = self.mix
         at = rng.randrange(max(1, len(context.ids) - mix.quote_lead - 7))
         lead = self.prompter.text_of(context.ids[at : at + mix.quote_lead])
@@ -229,7 +251,7 @@ def plain_batch(contexts: Sequence[Context], sampler: Sampler, kind: str, ratio:
     return Batch(tuple(c.ids for c in contexts), ratio, tuple(rows))
 
 
-def share_prefix(prompts: Sequence[tuple[list[Segment], tuple[int, ...], float]]) -> Row:
+def share_prefix(prompts: Sequence[_Prompt]) -> Row:
     """One Row of prompts that begin alike: what all share comes once, as long as a branch keeps one position of its own."""
     flat = [_flat(segments) for segments, _, _ in prompts]
     shared = 0

@@ -1,4 +1,4 @@
-"""Trained weights as they ship: two LoRAs in PEFT format, the projector, and the recipe that made them."""
+"""Trained weights in and out: LoRAs in PEFT format, the projector, the recipe that made them; or a whole AutoCompressor."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from lloco_integrations.training.objectives import Trainee
+from lloco_integrations.compressors.checkpoint import SUMMARY_WEIGHT
+from lloco_integrations.errors import IncompatibleAdapter
+from lloco_integrations.training.trainee import MeanPoolTrainee, SummaryTokenTrainee, Trainee, brief
+
+ADAPTER = "adapter_model.safetensors"
+CURVES = ("train.csv", "eval.csv", "curves.png")
 
 
-def export(trainee: Trainee, out: Path, recipe: dict[str, Any], base_name: str) -> Path:
+def export(trainee: MeanPoolTrainee, out: Path, recipe: dict[str, Any], base_name: str) -> Path:
     """Write ``encoder/``, ``decoder/``, ``projector.safetensors`` and ``recipe.json`` into ``out`` and return it.
 
-    The LoRAs are bfloat16 or float32 as they were trained, the projector bfloat16 but for its few scalars.
+    The LoRAs are bfloat16 or float32 as they were trained, the projector bfloat16 but for its few scalars. An encoder whose weights
+    were all trained is written whole.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for side, model in (("encoder", trainee.encoder.trunk), ("decoder", trainee.decoder)):
-        adapter: Any = model
-        adapter.peft_config["default"].base_model_name_or_path = base_name
-        adapter.save_pretrained(out / side, save_embedding_layers=False)
-        (out / side / "README.md").unlink(missing_ok=True)
+    export_adapter(trainee, out / "decoder", base_name)
+    encoder: Any = trainee.encoder.trunk
+    if hasattr(encoder, "peft_config"):
+        _save_lora(encoder, out / "encoder", base_name)
+    else:
+        encoder.save_pretrained(out / "encoder")
     state = trainee.encoder.projector.state_dict()
     small = {k: (v.to(torch.bfloat16) if v.ndim > 1 else v.float()).contiguous() for k, v in state.items()}
     save_file(small, out / "projector.safetensors")
@@ -31,8 +38,64 @@ def export(trainee: Trainee, out: Path, recipe: dict[str, Any], base_name: str) 
     return out
 
 
+def export_adapter(trainee: Trainee, out: Path, base_name: str) -> Path:
+    """Write the decoder's LoRA alone into ``out``: what a rival is that reads text, or nothing."""
+    _save_lora(trainee.decoder, out, base_name)
+    return out
+
+
+def export_autocompressor(trainee: SummaryTokenTrainee, out: Path, tokenizer: Any) -> Path:
+    """Write the model with its LoRA merged in and the summary tokens into ``out``: a checkpoint as the AutoCompressor authors save it.
+
+    The trainee is of no more use afterwards.
+    """
+    summary = trainee.embed_summary.detach()
+    model: Any = trainee.decoder.merge_and_unload()
+    model.config.summary_length = len(summary)
+    model.config.accumulate_summary = trainee.compressor.accumulate
+    model.config.segment_length = trainee.compressor.spec.segment_length
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    state = load_file(out / "model.safetensors")
+    save_file({**state, SUMMARY_WEIGHT: summary.to("cpu").contiguous()}, out / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+def start_from(trainee: Trainee, weights: Path) -> None:
+    """Put the weights that ``export`` or ``export_adapter`` wrote into ``trainee``.
+
+    Raises IncompatibleAdapter if they are of another base, rank or encoder.
+    """
+    whole = (weights / "decoder").is_dir()
+    try:
+        _put(trainee.decoder, weights / "decoder" / ADAPTER if whole else weights / ADAPTER)
+        if whole and isinstance(trainee, MeanPoolTrainee):
+            _put(trainee.encoder.trunk, weights / "encoder" / ADAPTER)
+            trainee.encoder.projector.load_state_dict(load_file(weights / "projector.safetensors"))
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise IncompatibleAdapter(
+            f"cannot start from the weights in {weights}: {brief(error)}; they must be of the same base, rank and encoder layers"
+        ) from error
+
+
 def copy_record(run: Path, out: Path) -> None:
     """Keep the loss curves of ``run`` beside the weights."""
-    for name in ("train.csv", "eval.csv"):
+    for name in CURVES:
         if (run / name).exists():
             shutil.copy(run / name, out / name)
+
+
+def _save_lora(model: Any, out: Path, base_name: str) -> None:
+    model.peft_config["default"].base_model_name_or_path = base_name
+    model.save_pretrained(out, save_embedding_layers=False, selected_adapters=["default"])
+    (out / "README.md").unlink(missing_ok=True)
+
+
+def _put(model: Any, path: Path) -> None:
+    from peft import set_peft_model_state_dict
+
+    loaded: Any = set_peft_model_state_dict(model, load_file(path))
+    if loaded.unexpected_keys:
+        raise KeyError(f"{path} has {loaded.unexpected_keys[0]!r}")
+    if missing := [k for k in loaded.missing_keys if "lora_" in k and ".default." in k]:
+        raise KeyError(f"{path} lacks {missing[0]!r}")

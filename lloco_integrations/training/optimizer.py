@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -16,12 +18,20 @@ class MasterAdamW:
         self.adam = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)
         self.lr = [lr[n] for n in self.master]
 
-    def step(self, factor: float, clip: float) -> float:
-        """One update at ``factor`` times the learning rates, gradients clipped to the norm ``clip``, which is returned as it was."""
+    def step(self, factor: float, clip: float, sum_up: Callable[[torch.Tensor], torch.Tensor] | None = None) -> float:
+        """One update at ``factor`` times the learning rates, gradients clipped to the norm ``clip``, which is returned as it was.
+
+        ``sum_up`` adds a flat tensor up over all processes: each has the gradient of its share of the batch.
+        """
         for name, parameter in self.parameters.items():
             grad = parameter.grad
             self.master[name].grad = torch.zeros_like(self.master[name]) if grad is None else grad.float()
             parameter.grad = None
+        if sum_up is not None:
+            grads = [m.grad for m in self.master.values() if m.grad is not None]
+            whole = sum_up(torch.cat([g.flatten() for g in grads]))
+            for grad, part in zip(grads, whole.split([g.numel() for g in grads]), strict=True):
+                grad.copy_(part.view_as(grad))
         norm = float(nn.utils.clip_grad_norm_(self.master.values(), clip))
         for group, lr in zip(self.adam.param_groups, self.lr, strict=True):
             group["lr"] = lr * factor

@@ -1,4 +1,4 @@
-"""Rows of segments -> tensors for one decoder pass, and the loss over the targets. Training and inference share this path:
+"""Rows of segments -> tensors for one decoder pass, and what it says at the targets. Training and inference share this path:
 a branch sees exactly its row's prefix and itself, at the positions it would have alone."""
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from lloco_integrations import prompting
 from lloco_integrations.placeholder import Placeholder
@@ -75,13 +74,13 @@ def pack(
     )
 
 
-def token_losses(packed: Packed, trunk: nn.Module, head: nn.Module) -> torch.Tensor:
-    """Negative log-likelihood in nats of each target token, ``(n_targets,)`` float32. The head runs on the targets' positions alone."""
+def logits_of(packed: Packed, trunk: nn.Module, head: nn.Module) -> torch.Tensor:
+    """Logits ``(n_targets, vocabulary)`` float32 at the positions that predict the targets; the head runs on these alone."""
     hidden = trunk(
         inputs_embeds=packed.embeds, attention_mask=packed.attention, position_ids=packed.positions, use_cache=False
     ).last_hidden_state
-    logits = head(hidden[packed.row, packed.at])
-    return cross_entropy(logits.float(), packed.target, reduction="none")
+    logits: torch.Tensor = head(hidden[packed.row, packed.at])
+    return logits.float()
 
 
 def weighted_mean(losses: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,8 @@
-"""``lloco pretrain``: learn a compressor and the decoder's reading of it. Resumable to the step, logged, and stopped when it goes wrong."""
+"""``lloco pretrain``: learn a compressor and the decoder's reading of it. Resumable to the step, logged, and stopped when it goes wrong.
+
+Runs on a CPU, a GPU, or several of either under ``accelerate launch``: every process draws the same batch, takes its rows of it,
+and the gradients are summed up, so that the number of processes does not change the result.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from lloco_integrations.errors import TrainingError
 from lloco_integrations.training.checkpoint import load_checkpoint, save_checkpoint
-from lloco_integrations.training.data import Batch, Context, Mix, Sampler
-from lloco_integrations.training.objectives import Trainee
+from lloco_integrations.training.contexts import Context
+from lloco_integrations.training.data import Batch, Mix, Sampler, plain_batch
 from lloco_integrations.training.optimizer import MasterAdamW
+from lloco_integrations.training.trainee import Trainee
 
 LOG_FIELDS = ("step", "seconds", "ratio", "loss", "lr", "questions")
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Everything that decides a run's result; kept beside its weights.
+    """How a run goes; kept beside its weights.
 
     ``curriculum``: (share of the steps, weights of the ratios until then). The learning rate warms up, stays, and falls
-    linearly to a tenth over the last ``decay`` of the steps.
+    linearly to a tenth over the last ``decay`` of the steps. From ``plateau_after`` steps on, a run is stopped whose summaries are
+    worth less than ``plateau_gain`` nats a token over no context in three evaluations on end.
     """
 
     steps: int = 1000
@@ -39,12 +46,10 @@ class PretrainConfig:
     decay: float = 0.3
     weight_decay: float = 0.01
     clip: float = 1.0
-    rank: int = 16
-    alpha: int = 32
-    encoder_layers: int | None = None
-    bidirectional: bool = True
-    segment_length: int = 512
     seed: int = 0
+    text_steps: int = 0
+    plateau_after: int = 600
+    plateau_gain: float = 0.03
     mix: Mix = field(default_factory=Mix)
     curriculum: tuple[tuple[float, dict[int, float]], ...] = (
         (0.10, {2: 1.0}),
@@ -71,6 +76,7 @@ def pretrain(
     config: PretrainConfig,
     out: Path,
     *,
+    accelerator: Accelerator | None = None,
     save_every: int = 50,
     evaluate: Callable[[Trainee], dict[str, float]] | None = None,
     evaluate_every: int = 100,
@@ -78,46 +84,82 @@ def pretrain(
 ) -> Trainee:
     """Train to ``config.steps``, going on from ``out/checkpoint`` if there is one.
 
-    Writes ``train.csv`` (one line a step), ``eval.csv`` and ``config.json`` into ``out``. Raises TrainingError on a loss that is not
-    finite and on a full disk; the last good checkpoint stays.
+    Writes ``train.csv`` (one line a step), ``eval.csv`` and ``config.json`` into ``out``; of several processes, the first one does.
+    Raises TrainingError on a loss that is not finite, on a run that learns nothing, and on a full disk; the last good checkpoint stays.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
+    team = accelerator or Accelerator(cpu=next(trainee.parameters()).device.type == "cpu")
+    alone, first = team.num_processes == 1, team.is_main_process
+    sum_up: Any = None if alone else (lambda flat: team.reduce(flat, reduction="sum"))
+    if first:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
     parameters = {n: p for n, p in trainee.named_parameters() if p.requires_grad}
-    fast = [n for n in parameters if "projector" in n]
+    fast = [n for n in parameters if "projector" in n or "embed_summary" in n]
     optimizer = MasterAdamW(parameters, {n: config.projector_lr if n in fast else config.lr for n in parameters}, config.weight_decay)
     start = load_checkpoint(out / "checkpoint", optimizer)
+    if first:
+        _forget_after(start, out / "train.csv", out / "eval.csv")
+    watch = _Watch(config)
     trainee.train()
     for step in range(start, config.steps):
         began = time.monotonic()
         batch = sampler.batch(step)
-        loss = trainee(batch)
-        if not math.isfinite(loss.item()):
+        mine = batch.share(team.process_index, team.num_processes)
+        total = torch.zeros((), device=team.device)
+        if mine.rows:
+            loss = trainee(mine) * (mine.weight / batch.weight)
+            loss.backward()
+            total = loss.detach()
+        mean = float(total if alone else team.reduce(total, reduction="sum"))
+        if not math.isfinite(mean):
             raise TrainingError(
-                f"the loss is {loss.item()} at step {step}; lower the learning rate ({config.lr}) and go on from {out / 'checkpoint'}"
+                f"the loss is {mean} at step {step}; lower the learning rate ({config.lr}) and go on from {out / 'checkpoint'}"
             )
-        loss.backward()
-        optimizer.step(config.schedule(step), config.clip)
+        optimizer.step(config.schedule(step), config.clip, sum_up)
         row = {
             "step": step,
             "seconds": round(time.monotonic() - began, 2),
             "ratio": batch.ratio,
-            "loss": round(loss.item(), 4),
+            "loss": round(mean, 4),
             "lr": round(config.lr * config.schedule(step), 7),
             "questions": sum(len(r.branches) for r in batch.rows),
         }
-        _log(out / "train.csv", row, LOG_FIELDS)
-        if progress:
-            progress(step + 1, {k: float(v) for k, v in row.items()})
         done = step + 1
-        if done % save_every == 0 or done == config.steps:
-            save_checkpoint(out / "checkpoint", optimizer, done)
+        if first:
+            _log(out / "train.csv", row, LOG_FIELDS)
+            if progress:
+                progress(done, {k: float(v) for k, v in row.items()})
+            if done % save_every == 0 or done == config.steps:
+                save_checkpoint(out / "checkpoint", optimizer, done)
         if evaluate and (done % evaluate_every == 0 or done == config.steps):
             trainee.eval()
             scores = evaluate(trainee)
             trainee.train()
-            _log(out / "eval.csv", {"step": done, **{k: round(v, 4) for k, v in scores.items()}}, ("step", *scores))
+            if first:
+                _log(out / "eval.csv", {"step": done, **{k: round(v, 4) for k, v in scores.items()}}, ("step", *scores))
+            watch.see(done, scores)
     return trainee
+
+
+class _Watch:
+    """Raises TrainingError for a run that stays on the plateau where summaries tell the decoder nothing."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+        self.idle = 0
+
+    def see(self, step: int, scores: Mapping[str, float]) -> None:
+        ratios = [v for k, v in scores.items() if k.endswith("x")]
+        if step < self.config.plateau_after or not ratios or "none" not in scores:
+            return
+        gain = scores["none"] - min(ratios)
+        self.idle = self.idle + 1 if gain < self.config.plateau_gain else 0
+        if self.idle >= 3:
+            raise TrainingError(
+                f"after {step} steps the summaries are worth {gain:.3f} nats a token over no context, under {self.config.plateau_gain} in "
+                f"the last three evaluations: the decoder does not learn to read them; start with finer ratios, raise the learning rate "
+                f"({self.config.lr}) or the quotes, or begin from trained weights"
+            )
 
 
 def held_out_losses(trainee: Trainee, batches: Mapping[str, Sequence[Batch]]) -> dict[str, float]:
@@ -137,17 +179,26 @@ def held_out_losses(trainee: Trainee, batches: Mapping[str, Sequence[Batch]]) ->
 
 def held_out_batches(contexts: Sequence[Context], sampler: Sampler, ratios: Sequence[int], rows: int = 6) -> dict[str, list[Batch]]:
     """Batches of unseen ``contexts`` for ``held_out_losses``: ``none``, ``raw``, and each ratio; the plain template, one document a prompt."""
-    from lloco_integrations.training.data import plain_batch
-
     kinds: dict[str, Any] = {"none": ("none", 4), "raw": ("raw", 4), **{f"{r}x": ("summary", r) for r in ratios}}
     groups = [contexts[i : i + rows] for i in range(0, len(contexts), rows)]
     return {name: [plain_batch(group, sampler, kind, ratio) for group in groups] for name, (kind, ratio) in kinds.items()}
 
 
+def _forget_after(step: int, *logs: Path) -> None:
+    """Drop the lines of steps that come after the checkpoint and will be made again."""
+    for path in logs:
+        if path.exists():
+            head, *lines = path.read_text().splitlines(keepends=True)
+            last = step - 1 if path.name == "train.csv" else step
+            kept = [line for line in lines if line.endswith("\n") and int(line.partition(",")[0]) <= last]
+            if len(kept) < len(lines):
+                path.write_text(head + "".join(kept))
+
+
 def _log(path: Path, row: dict[str, float], fields: Sequence[str]) -> None:
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fields)
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerow(row)

@@ -12,6 +12,8 @@ from lloco_integrations.types import Message
 
 NO_ANSWER = "I don't know."
 """What the model learns to say when no passage holds the answer."""
+REPEAT = "Repeat the text word for word."
+CONTINUE = "How does the text go on?"
 
 
 @dataclass(frozen=True)

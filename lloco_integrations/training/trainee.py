@@ -1,0 +1,230 @@
+"""What is trained: a compressor and the decoder's reading of it over one frozen base, and the loss on a batch."""
+
+from __future__ import annotations
+
+import copy
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.functional import kl_div, log_softmax
+
+from lloco_integrations.compressors.autocompressor import AutoCompressor
+from lloco_integrations.compressors.mean_pool import SLOTS, MeanPoolEncoder, Projector, pad, pool, truncated
+from lloco_integrations.errors import BadInput, IncompatibleAdapter
+from lloco_integrations.placeholder import Placeholder
+from lloco_integrations.training.contexts import Context
+from lloco_integrations.training.data import Batch, context_index
+from lloco_integrations.training.packing import Packed, logits_of, pack, weighted_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LINEAR_LAYERS = "all-linear"
+TEACHER = "teacher"
+
+EncoderTraining = Literal["lora", "full", "frozen"]
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Rank and alpha of the LoRAs, on all linear layers."""
+
+    rank: int = 16
+    alpha: int = 32
+
+
+class Trainee(nn.Module, ABC):
+    """A compressor and a decoder with a LoRA. Only what is to be learnt requires gradients.
+
+    ``teacher_weight``: share of the loss that is the divergence from the teacher, see ``learn_from``.
+    """
+
+    decoder: Any
+    teacher_weight: float = 0.0
+
+    @abstractmethod
+    def context_vectors(self, contexts: Sequence[tuple[int, ...]], ratio: int) -> list[torch.Tensor]:
+        """Rows for the decoder, one tensor ``(n_vectors, hidden)`` a context; gradients flow through them."""
+
+    def learn_from(self, teacher: Path | str, weight: float) -> None:
+        """Let the base with the LoRA in ``teacher``, which reads the documents' text, be imitated: of the loss, ``weight`` is the
+        Kullback-Leibler divergence of the answers' distributions from the teacher's, the rest their cross-entropy.
+
+        Raises BadInput for a weight outside 0 to 1, IncompatibleAdapter for a LoRA that does not fit.
+        """
+        if not 0 <= weight <= 1:
+            raise BadInput(f"the teacher's share of the loss is {weight}; it must be from 0 to 1")
+        load_lora(self.decoder, teacher, TEACHER)
+        self.teacher_weight = weight
+
+    def packed(self, batch: Batch) -> Packed:
+        """The batch's decoder pass; only contexts that some row shows are encoded."""
+        shown = sorted({context_index(s.key) for row in batch.rows for s in row.prefix if isinstance(s, Placeholder)})
+        made = self.context_vectors([batch.contexts[i] for i in shown], batch.ratio) if shown else []
+        vectors = dict(zip(shown, made, strict=True))
+        embeddings = self.decoder.get_input_embeddings()
+        return pack(batch.rows, embeddings, lambda p: vectors[context_index(p.key)])
+
+    def logits(self, packed: Packed) -> torch.Tensor:
+        """What the decoder expects at each target: ``(n_targets, vocabulary)``, float32."""
+        model = self.decoder.get_base_model()
+        return logits_of(packed, model.base_model, model.get_output_embeddings())
+
+    def token_losses(self, packed: Packed) -> torch.Tensor:
+        """Negative log-likelihood in nats of each target token, ``(n_targets,)`` float32."""
+        return nn.functional.cross_entropy(self.logits(packed), packed.target, reduction="none")
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """The scalar loss of ``batch``: the weighted mean over its targets."""
+        expected = self._teacher_says(batch) if self.teacher_weight else None
+        packed = self.packed(batch)
+        logits = self.logits(packed)
+        losses = nn.functional.cross_entropy(logits, packed.target, reduction="none")
+        if expected is not None:
+            divergence = kl_div(log_softmax(logits, -1), expected, reduction="none", log_target=True).sum(-1)
+            losses = torch.lerp(losses, divergence, self.teacher_weight)
+        return weighted_mean(losses, packed.weight)
+
+    @torch.no_grad()
+    def _teacher_says(self, batch: Batch) -> torch.Tensor:
+        self.decoder.set_adapter(TEACHER)
+        try:
+            return log_softmax(self.logits(self.packed(batch.as_text())), -1)
+        finally:
+            self.decoder.set_adapter("default")
+            for name, parameter in self.decoder.named_parameters():
+                if f".{TEACHER}." in name:
+                    parameter.requires_grad_(False)
+
+
+class MeanPoolTrainee(Trainee):
+    """``mean_pool``: a bidirectional encoder with a LoRA, the projector, and a decoder with another LoRA.
+
+    ``encoder_training``: "lora", "full" for all its weights, or "frozen".
+    """
+
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        *,
+        encoder_layers: int | None = None,
+        bidirectional: bool = True,
+        lora: LoraSettings | None = None,
+        encoder_training: EncoderTraining = "lora",
+        slots: int = SLOTS,
+        segment_length: int = 512,
+    ) -> None:
+        super().__init__()
+        base.requires_grad_(False)
+        trunk: Any = copy.deepcopy(base.base_model)
+        if encoder_layers is not None:
+            trunk = truncated(trunk, encoder_layers)
+        self.decoder = with_lora(base, lora or LoraSettings(), "CAUSAL_LM")
+        if encoder_training == "lora":
+            trunk = with_lora(trunk, lora or LoraSettings(), "FEATURE_EXTRACTION")
+        elif encoder_training == "full":
+            trunk.requires_grad_(True)
+            trunk.get_input_embeddings().requires_grad_(False)
+        embedding: Any = base.get_input_embeddings()
+        weight = embedding.weight
+        projector = Projector(weight.shape[1], slots)
+        projector.scale.fill_(float(weight.float().pow(2).mean().sqrt()))
+        with torch.no_grad():
+            projector.centre.copy_(weight.float().mean(0))
+        self.encoder = MeanPoolEncoder(trunk, projector, bidirectional=bidirectional)
+        self.segment_length = segment_length
+
+    @torch.no_grad()
+    def centre_on(self, contexts: Sequence[Context]) -> None:
+        """Start the projector's centre at the mean token embedding of running text (about 2,000 documents are enough)."""
+        weight = self.decoder.get_input_embeddings().weight
+        ids = torch.tensor([i for c in contexts[:2000] for i in c.ids], device=weight.device)
+        counts = torch.bincount(ids, minlength=weight.shape[0]).float()
+        self.encoder.projector.centre.copy_((counts / counts.sum()) @ weight.float())
+
+    def context_vectors(self, contexts: Sequence[tuple[int, ...]], ratio: int) -> list[torch.Tensor]:
+        """See Trainee: ``(ceil(n_tokens / ratio), hidden)`` each."""
+        segments = [
+            (c, ids[at : at + self.segment_length]) for c, ids in enumerate(contexts) for at in range(0, len(ids), self.segment_length)
+        ]
+        ids, mask = pad([s for _, s in segments], self.encoder.trunk.device)
+        means, counts = pool(self.encoder(ids, mask), mask, ratio)
+        rows = self.encoder.projector.read(means, ratio)
+        parts: list[list[torch.Tensor]] = [[] for _ in contexts]
+        for i, (c, _) in enumerate(segments):
+            parts[c].append(rows[i, : int((counts[i] > 0).sum())])
+        return [torch.cat(p) for p in parts]
+
+
+class SummaryTokenTrainee(Trainee):
+    """Summary tokens, AutoCompressor style: one model with one LoRA writes ``summary_length`` vectors a segment and reads them.
+
+    In training, segments are of a random length between half and one and a half ``segment_length``, one for all documents of a
+    batch, as in the AutoCompressors paper (arXiv 2305.14788, section 3.3); the batch's ratio is not used.
+    """
+
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        *,
+        summary_length: int = 16,
+        segment_length: int = 128,
+        accumulate: bool = True,
+        lora: LoraSettings | None = None,
+    ) -> None:
+        super().__init__()
+        base.requires_grad_(False)
+        self.decoder = with_lora(base, lora or LoraSettings(), "CAUSAL_LM")
+        embedding: Any = base.get_input_embeddings()
+        end: Any = base.config.eos_token_id
+        start = embedding.weight[end[0] if isinstance(end, list) else end].detach().float()
+        noise = torch.randn(summary_length, len(start)).to(start.device) * float(embedding.weight.float().std()) * 0.1
+        self.embed_summary = nn.Parameter((start + noise).to(embedding.weight.dtype))
+        self.compressor = AutoCompressor(
+            self.decoder, self.embed_summary, accumulate=accumulate, fingerprint="in training", segment_length=segment_length
+        )
+
+    def context_vectors(self, contexts: Sequence[tuple[int, ...]], ratio: int) -> list[torch.Tensor]:
+        """See Trainee: ``summary_length`` vectors for each segment of a context."""
+        length = self.compressor.spec.segment_length
+        if self.training:
+            drawn = random.Random(str(contexts[0][:32]))
+            length = drawn.randint(max(1, length // 2), length + length // 2)
+        return self.compressor.summaries(contexts, segment_length=length)
+
+
+def with_lora(model: Any, lora: LoraSettings, task: str) -> Any:
+    """``model`` with a trainable LoRA named "default" on all its linear layers, in the model's dtype."""
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(task_type=task, r=lora.rank, lora_alpha=lora.alpha, target_modules=LINEAR_LAYERS)
+    return get_peft_model(model, settings, autocast_adapter_dtype=False)
+
+
+def load_lora(decoder: Any, path: Path | str, name: str) -> None:
+    """Put the LoRA in the directory ``path`` beside the others of ``decoder``, frozen. Raises IncompatibleAdapter if it does not fit."""
+    try:
+        loaded = decoder.load_adapter(str(path), name, autocast_adapter_dtype=False)
+    except Exception as error:
+        raise IncompatibleAdapter(
+            f"the LoRA in {path} cannot be put on this base: {brief(error)}; use one that was trained on it"
+        ) from error
+    if getattr(loaded, "unexpected_keys", None):
+        raise IncompatibleAdapter(
+            f"the LoRA in {path} is of another base: it has {loaded.unexpected_keys[0]!r}; use one that was trained on it"
+        )
+    for key, parameter in decoder.named_parameters():
+        if f".{name}." in key:
+            parameter.requires_grad_(False)
+            parameter.data = parameter.data.to(decoder.dtype)
+
+
+def brief(error: Exception) -> str:
+    """The first lines of what an error says: torch lists every tensor that does not fit."""
+    return " ".join(" ".join(str(error).splitlines()[:2]).split())

@@ -115,7 +115,7 @@ def embed(
     vectors: Callable[[Placeholder], torch.Tensor],
 ) -> torch.Tensor:
     """``inputs_embeds (n_positions, hidden_size)`` of ``segments``, in the dtype and on the device of the token embeddings."""
-    probe = token_embeddings(torch.zeros(0, dtype=torch.long, device=_device(token_embeddings)))
+    probe = token_embeddings(torch.zeros(0, dtype=torch.long, device=device_of(token_embeddings)))
     rows = []
     for segment in segments:
         if isinstance(segment, Placeholder):
@@ -125,7 +125,7 @@ def embed(
     return torch.cat(rows)
 
 
-def _device(module: Any) -> torch.device:
+def device_of(module: Any) -> torch.device:
     weight = getattr(module, "weight", None)
     return weight.device if isinstance(weight, torch.Tensor) else torch.device("cpu")
 

@@ -87,11 +87,13 @@ def command(
     quote_tokens: Annotated[int, typer.Option(min=1)] = 48,
     texts: Annotated[list[str] | None, typer.Option(help="Plain texts, NAME for NAME.docs.jsonl.gz; may be repeated.")] = None,
     text_steps: Annotated[int, typer.Option(min=0, help="Steps at the start that repeat and continue plain text.")] = 0,
+    text_share: Annotated[float, typer.Option(min=0, max=1, help="Share of the later steps that do so, too.")] = 0.0,
     text_pieces: Annotated[int, typer.Option(min=1, help="Pieces of plain text to draw from.")] = 20_000,
     max_tokens: Annotated[int, typer.Option(min=32, help="Longer documents are cut into pieces of this.")] = 800,
     held_out_documents: Annotated[int, typer.Option(min=1)] = 30,
     evaluate_every: Annotated[int, typer.Option(min=1)] = 50,
     save_every: Annotated[int, typer.Option(min=1)] = 50,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare batches; some 8 for a GPU.")] = 0,
     seed: Annotated[int, typer.Option()] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
@@ -128,11 +130,25 @@ def command(
     unseen = load_contexts([pair(held_out)], prompter.text_ids, 300)
     unseen = unseen[:: max(1, len(unseen) // held_out_documents)][:held_out_documents]
     pieces = load_texts(
-        [pair(n)[0] for n in texts or ()], prompter.text_ids, min(256, max_tokens), FOLLOW_TOKENS, text_pieces if text_steps else 0, seed
+        [pair(n)[0] for n in texts or ()],
+        prompter.text_ids,
+        min(256, max_tokens),
+        FOLLOW_TOKENS,
+        text_pieces if text_steps or text_share else 0,
+        seed,
     )
     mix = {Reads.summary: Mix(quotes=quotes, quote_tokens=quote_tokens), Reads.raw: RAW_ONLY, Reads.none: NO_CONTEXT}[reads]
     config = PretrainConfig(
-        steps=steps, rows=rows, questions=questions, lr=lr, warmup=warmup, decay=decay, seed=seed, text_steps=text_steps, mix=mix
+        steps=steps,
+        rows=rows,
+        questions=questions,
+        lr=lr,
+        warmup=warmup,
+        decay=decay,
+        seed=seed,
+        text_steps=text_steps,
+        text_share=text_share,
+        mix=mix,
     )
     ratios: tuple[int, ...] = (2, 4, 8, 16, 32)
     torch.manual_seed(seed)
@@ -175,6 +191,7 @@ def command(
         mix=mix,
         texts=pieces,
         text_steps=text_steps,
+        text_share=text_share,
     )
     watched = held_out_batches(unseen, sampler, ratios[:4] if reads is Reads.summary else ())
     show = _Bar(steps, quiet=not team.is_main_process)
@@ -185,6 +202,7 @@ def command(
             config,
             out,
             accelerator=team,
+            workers=workers,
             save_every=save_every,
             evaluate=lambda t: held_out_losses(t, watched),
             evaluate_every=evaluate_every,

@@ -118,7 +118,8 @@ def context_index(key: str) -> int:
 @dataclass
 class Sampler:
     """Draws batches. ``rows`` documents a batch, fewer where they would pass ``positions`` decoder positions together; up to
-    ``questions`` questions each; ``ratios(step)`` gives the ratios' weights. The first ``text_steps`` batches are of ``texts``."""
+    ``questions`` questions each; ``ratios(step)`` gives the ratios' weights. The first ``text_steps`` batches are of ``texts``,
+    and after them a share of ``text_share``."""
 
     contexts: Sequence[Context]
     prompter: Prompter
@@ -131,23 +132,25 @@ class Sampler:
     mix: Mix = field(default_factory=Mix)
     texts: Sequence[Context] = ()
     text_steps: int = 0
-    _epoch: tuple[str, list[list[int]]] = ("", [])
+    text_share: float = 0.0
+    _decks: dict[str, tuple[int, list[list[int]]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.contexts) < self.rows:
             raise BadInput(
                 f"{len(self.contexts)} documents with questions are fewer than the {self.rows} rows of a batch; add data or lower rows"
             )
-        if self.text_steps and len(self.texts) < self.rows:
+        if (self.text_steps or self.text_share) and len(self.texts) < self.rows:
             raise BadInput(
-                f"{self.text_steps} steps are to read plain text, but there are {len(self.texts)} pieces for the {self.rows} rows of a "
+                f"some steps are to read plain text, but there are {len(self.texts)} pieces for the {self.rows} rows of a "
                 f"batch; name longer texts, or ask for no such steps"
             )
 
     def batch(self, step: int) -> Batch:
         """The batch of ``step``, the same however often and in whatever order it is asked for."""
         rng = random.Random(f"{self.seed}/{step}")
-        chosen = self._chosen(step)
+        of_text = step < self.text_steps or rng.random() < self.text_share
+        chosen = self._chosen(step, self.texts if of_text else self.contexts, "texts" if of_text else "contexts")
         weights = self.ratios(step)
         ratio = rng.choices(list(weights), list(weights.values()))[0]
         raw = rng.random() < self.mix.raw  # for all rows or none: one long raw row would pad all others
@@ -157,14 +160,11 @@ class Sampler:
         rows = tuple(self._row(i, chosen, ratio, room, raw, rng) for i in range(n_rows))
         return Batch(tuple(c.ids for c in chosen), ratio, rows)
 
-    def _chosen(self, step: int) -> list[Context]:
-        reads_text = step < self.text_steps
-        source, name, step = (self.texts, "texts", step) if reads_text else (self.contexts, "contexts", step - self.text_steps)
+    def _chosen(self, step: int, source: Sequence[Context], name: str) -> list[Context]:
         epoch, at = divmod(step, len(source) // self.rows)
-        key = f"{self.seed}/{name}/{epoch}"
-        if self._epoch[0] != key:
-            self._epoch = (key, self._order(source, key))
-        return [source[i] for i in self._epoch[1][at]]
+        if name not in self._decks or self._decks[name][0] != epoch:
+            self._decks[name] = (epoch, self._order(source, f"{self.seed}/{name}/{epoch}"))
+        return [source[i] for i in self._decks[name][1][at]]
 
     def _order(self, source: Sequence[Context], key: str) -> list[list[int]]:
         """Batches of documents of similar length, in random order."""

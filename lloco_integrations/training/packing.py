@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lloco_integrations import prompting
 from lloco_integrations.placeholder import Placeholder
+from lloco_integrations.prompting import device_of
 from lloco_integrations.training.data import Row
 
 
@@ -35,26 +35,41 @@ def pack(
     vectors: Callable[[Placeholder], torch.Tensor],
 ) -> Packed:
     """Tensors of ``rows``; gradients flow through the vectors of placeholders."""
-    embeds, positions, owners = [], [], []
+    ids: list[torch.Tensor] = []
+    positions, owners, stand_ins = [], [], []
+    shown: list[torch.Tensor] = []
     where: list[tuple[int, int, int, float, int]] = []
     question = 0
     for r, row in enumerate(rows):
-        prefix = prompting.embed(row.prefix, token_embeddings, vectors)
-        parts, position, owner = [prefix], list(range(len(prefix))), [0] * len(prefix)
+        tokens: list[int] = []
+        stands: list[bool] = []
+        for segment in row.prefix:
+            if isinstance(segment, Placeholder):
+                shown.append(vectors(segment))
+                tokens += [0] * len(shown[-1])
+                stands += [True] * len(shown[-1])
+            else:
+                tokens += segment
+                stands += [False] * len(segment)
+        n_prefix = len(tokens)
+        position, owner = list(range(n_prefix)), [0] * n_prefix
         for b, branch in enumerate(row.branches, 1):
-            start = len(position)
-            ids = [*branch.prompt, *branch.target[:-1]]
-            parts.append(prompting.embed([ids], token_embeddings, vectors))
-            position += range(len(prefix), len(prefix) + len(ids))
-            owner += [b] * len(ids)
-            first = start + len(branch.prompt) - 1
+            first = len(tokens) + len(branch.prompt) - 1
             where += [(r, first + i, token, branch.weight, question) for i, token in enumerate(branch.target)]
+            own = [*branch.prompt, *branch.target[:-1]]
+            tokens += own
+            position += range(n_prefix, n_prefix + len(own))
+            owner += [b] * len(own)
             question += 1
-        embeds.append(torch.cat(parts))
+        ids.append(torch.tensor(tokens))
+        stand_ins.append(torch.tensor(stands + [False] * (len(tokens) - n_prefix)))
         positions.append(torch.tensor(position))
         owners.append(torch.tensor(owner))
-    device = embeds[0].device
-    stacked = nn.utils.rnn.pad_sequence(embeds, batch_first=True)
+    device = device_of(token_embeddings)
+    stacked = token_embeddings(nn.utils.rnn.pad_sequence(ids, batch_first=True).to(device))
+    if shown:
+        here = nn.utils.rnn.pad_sequence(stand_ins, batch_first=True).to(device)
+        stacked = stacked.masked_scatter(here[..., None], torch.cat(shown).to(stacked.dtype))
     owner_ids = nn.utils.rnn.pad_sequence(owners, batch_first=True, padding_value=-1).to(device)
     length = stacked.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()

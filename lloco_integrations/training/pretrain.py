@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.utils.data import DataLoader, Dataset
 
 from lloco_integrations.errors import TrainingError
 from lloco_integrations.training.checkpoint import load_checkpoint, save_checkpoint
@@ -48,6 +49,7 @@ class PretrainConfig:
     clip: float = 1.0
     seed: int = 0
     text_steps: int = 0
+    text_share: float = 0.0
     plateau_after: int = 600
     plateau_gain: float = 0.03
     mix: Mix = field(default_factory=Mix)
@@ -77,12 +79,15 @@ def pretrain(
     out: Path,
     *,
     accelerator: Accelerator | None = None,
+    workers: int = 0,
     save_every: int = 50,
     evaluate: Callable[[Trainee], dict[str, float]] | None = None,
     evaluate_every: int = 100,
     progress: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Trainee:
     """Train to ``config.steps``, going on from ``out/checkpoint`` if there is one.
+
+    ``workers`` processes prepare batches beside this one: for a GPU, which is faster than the tokenizer.
 
     Writes ``train.csv`` (one line a step), ``eval.csv`` and ``config.json`` into ``out``; of several processes, the first one does.
     Raises TrainingError on a loss that is not finite, on a run that learns nothing, and on a full disk; the last good checkpoint stays.
@@ -101,9 +106,9 @@ def pretrain(
         _forget_after(start, out / "train.csv", out / "eval.csv")
     watch = _Watch(config)
     trainee.train()
-    for step in range(start, config.steps):
-        began = time.monotonic()
-        batch = sampler.batch(step)
+    batches = DataLoader(_Batches(sampler, start, config.steps), batch_size=None, num_workers=workers)  # type: ignore[var-annotated]
+    began = time.monotonic()
+    for step, batch in enumerate(batches, start):
         mine = batch.share(team.process_index, team.num_processes)
         total = torch.zeros((), device=team.device)
         if mine.rows:
@@ -138,7 +143,21 @@ def pretrain(
             if first:
                 _log(out / "eval.csv", {"step": done, **{k: round(v, 4) for k, v in scores.items()}}, ("step", *scores))
             watch.see(done, scores)
+        began = time.monotonic()
     return trainee
+
+
+class _Batches(Dataset[Batch]):
+    """The batches from one step to another, for a DataLoader: its workers prepare them while the model computes."""
+
+    def __init__(self, sampler: Sampler, start: int, end: int) -> None:
+        self.sampler, self.start, self.end = sampler, start, end
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __getitem__(self, i: int) -> Batch:
+        return self.sampler.batch(self.start + i)
 
 
 class _Watch:

@@ -154,11 +154,11 @@ class MeanPoolTrainee(Trainee):
             (c, ids[at : at + self.segment_length]) for c, ids in enumerate(contexts) for at in range(0, len(ids), self.segment_length)
         ]
         ids, mask = pad([s for _, s in segments], self.encoder.trunk.device)
-        means, counts = pool(self.encoder(ids, mask), mask, ratio)
+        means, _ = pool(self.encoder(ids, mask), mask, ratio)
         rows = self.encoder.projector.read(means, ratio)
         parts: list[list[torch.Tensor]] = [[] for _ in contexts]
-        for i, (c, _) in enumerate(segments):
-            parts[c].append(rows[i, : int((counts[i] > 0).sum())])
+        for i, (c, segment) in enumerate(segments):
+            parts[c].append(rows[i, : -(-len(segment) // ratio)])
         return [torch.cat(p) for p in parts]
 
 

@@ -83,10 +83,13 @@ def test_the_first_steps_read_plain_text(files: tuple[Path, Path]) -> None:
             asked = [PROMPTER.text_of(row.prefix[-1]) + PROMPTER.text_of(branch.prompt) for branch in row.branches]
             assert REPEAT in asked[0] and CONTINUE in asked[1]
     assert all("house" in PROMPTER.text_of(c) for c in source.batch(3).contexts)
+    shared = sampler(files, texts=pieces, text_share=0.5)
+    of_text = ["house" not in PROMPTER.text_of(shared.batch(s).contexts[0]) for s in range(60)]
+    assert 15 < sum(of_text) < 45
 
 
 def test_too_little_to_learn_from(files: tuple[Path, Path]) -> None:
     with pytest.raises(BadInput, match="12 documents with questions are fewer than the 40 rows"):
         sampler(files, rows=40)
-    with pytest.raises(BadInput, match="3 steps are to read plain text, but there are 0 pieces"):
+    with pytest.raises(BadInput, match="some steps are to read plain text, but there are 0 pieces"):
         sampler(files, text_steps=3)

@@ -59,6 +59,12 @@ def test_resumed_equals_uninterrupted(files: tuple[Path, Path], tmp_path: Path) 
     assert steps == list(range(8)), "a step that was made again is logged once"
 
 
+def test_workers_change_nothing(files: tuple[Path, Path], tmp_path: Path) -> None:
+    alone = pretrain(trainee(), sampler(files), config(3), tmp_path / "alone")
+    helped = dict(pretrain(trainee(), sampler(files), config(3), tmp_path / "helped", workers=2).named_parameters())
+    assert all(torch.equal(p, helped[n]) for n, p in alone.named_parameters())
+
+
 def test_two_processes_give_the_result_of_one(files: tuple[Path, Path], tmp_path: Path) -> None:
     """Through the command line, as users start it."""
     base = tmp_path / "base"

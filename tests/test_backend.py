@@ -64,6 +64,13 @@ def test_generation_continues_the_training_path(model: LLoCOModel) -> None:
     assert embedding.weight.shape[0] == 300
 
 
+def test_loss_is_the_decoder_alone_whatever_answered_before(model: LLoCOModel, adapters: dict[str, str]) -> None:
+    prompt, label = model.text_ids("and then?"), model.text_ids("x")
+    before = model.loss(None, prompt, label)
+    model.generate([PROMPTS[0]], PARAMS, adapters=[next(iter(adapters))])
+    assert torch.equal(model.loss(None, prompt, label), before)
+
+
 def test_streaming_gives_the_same_answer_in_pieces(model: LLoCOModel) -> None:
     for prompt in PROMPTS:
         chunks = list(model.stream(prompt, PARAMS))

@@ -170,6 +170,8 @@ class LLoCOModel:
     def loss(self, context_vectors: torch.Tensor | None, prompt_ids: Sequence[int], labels: Sequence[int]) -> torch.Tensor:
         """Mean negative log-likelihood (nats a token) of ``labels`` after ``[context_vectors | prompt_ids]``; differentiable.
 
+        The decoder is alone, whatever adapter answered last. Not for several threads at once.
+
         ``context_vectors (n_vectors, hidden_size)`` as ``compressor.read`` gives them, or None.
         """
         if not labels or not prompt_ids:
@@ -180,7 +182,9 @@ class LLoCOModel:
         if context_vectors is not None:
             rows = torch.cat([context_vectors.to(rows.device, rows.dtype), rows])
         mask = torch.ones(1, rows.shape[0], dtype=torch.long, device=rows.device)
-        logits = self.decoder(inputs_embeds=rows[None], attention_mask=mask, use_cache=False).logits[0]
+        adapters: Any = getattr(self.backend, "adapters", None)
+        decoder, alone = (adapters.model, adapters.choose([None], self.backend.max_adapters)) if adapters else (self.decoder, {})
+        logits = decoder(inputs_embeds=rows[None], attention_mask=mask, use_cache=False, **alone).logits[0]
         return cross_entropy(logits[-len(labels) - 1 : -1].float(), ids[-len(labels) :])
 
     def _adapter_name(self, given: str | None) -> str | None:

@@ -106,7 +106,7 @@ def pretrain(
         _forget_after(start, out / "train.csv", out / "eval.csv")
     watch = _Watch(config)
     trainee.train()
-    batches = DataLoader(_Batches(sampler, start, config.steps), batch_size=None, num_workers=workers)  # type: ignore[var-annotated]
+    batches = DataLoader(_Batches(sampler, start, config.steps), batch_size=None, num_workers=workers)
     began = time.monotonic()
     for step, batch in enumerate(batches, start):
         mine = batch.share(team.process_index, team.num_processes)

@@ -33,13 +33,13 @@ class Question:
 
 def read_documents(path: Path | str) -> list[Document]:
     """Documents of a JSONL file. Raises BadInput naming file and line for malformed lines and missing or empty fields."""
-    return [Document(_text(row, "doc_id", at), str(row.get("title") or ""), _text(row, "text", at)) for row, at in _lines(Path(path))]
+    return [Document(_text(row, "doc_id", at), str(row.get("title") or ""), _text(row, "text", at)) for row, at in read_lines(Path(path))]
 
 
 def read_questions(path: Path | str) -> list[Question]:
     """Questions of a JSONL file. Raises BadInput naming file and line for malformed lines and missing fields."""
     questions = []
-    for row, at in _lines(Path(path)):
+    for row, at in read_lines(Path(path)):
         answers = row.get("answers")
         if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
             raise BadInput(f"{at}: 'answers' must be a list of strings, not {answers!r}")
@@ -57,7 +57,8 @@ def read_questions(path: Path | str) -> list[Question]:
     return questions
 
 
-def _lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+def read_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """The objects of a JSONL file, each with where it stands. Raises BadInput naming file and line for what is not one."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):

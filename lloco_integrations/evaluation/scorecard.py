@@ -1,0 +1,213 @@
+"""The scorecard: every row asks every question; what is done is kept, so that the same command goes on after an interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lloco_integrations.errors import BadInput, PromptTooLong
+from lloco_integrations.evaluation.cases import Case, load_cases
+from lloco_integrations.evaluation.methods import METHODS, RATIOS, Row, Shown, check_ratios, plan, read_texts
+from lloco_integrations.evaluation.partial import Partial
+from lloco_integrations.evaluation.prompts import find_template, overhead, share
+from lloco_integrations.evaluation.readers import AdapterPaths, Readers
+from lloco_integrations.evaluation.scores import rouge_l
+from lloco_integrations.fingerprint import adapter_identity, file_hash
+
+if TYPE_CHECKING:
+    from lloco_integrations.evaluation.reader import Reader
+    from lloco_integrations.models import LLoCOModel
+    from lloco_integrations.training.templates import Template
+
+Progress = Callable[[str, int, int], None]
+"""Called with the row, the pairs of row and document that are done, and all of them."""
+
+_JUNCTION = 8  # tokens by which a text may take another number of positions inside its prompt than alone
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure. ``docs`` and ``qa`` pair in order; ``texts``: name of the row -> file; ``ratios`` None: 4, 8, 16 and 32, as far as
+    the model has them; ``base``: the model without our LoRAs, None is what ``model`` was made from."""
+
+    docs: tuple[Path, ...]
+    qa: tuple[Path, ...]
+    out: Path
+    methods: tuple[str, ...] = METHODS
+    ratios: tuple[int, ...] | None = None
+    texts: dict[str, Path] = field(default_factory=dict)
+    adapters: AdapterPaths = field(default_factory=AdapterPaths)
+    limit: int | None = None
+    seed: int = 0
+    model: str = "smollm2-135m"
+    base: str | None = None
+    template: str = "plain"
+    max_new_tokens: int = 24
+    batch_size: int = 8
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``results``: (row's name, document's id) -> what ``Runner.ask`` gives; ``identities``: content hashes of the adapters given."""
+
+    settings: Settings
+    rows: list[Row]
+    cases: list[Case]
+    results: dict[tuple[str, str], dict[str, Any]]
+    readers: dict[str, str]
+    model: LLoCOModel
+    identities: dict[str, str]
+
+
+def measure(settings: Settings, finish: Callable[[Outcome], None], progress: Progress | None = None) -> None:
+    """Ask everything that is not yet answered in the partial file, hand it to ``finish``, which writes the report, and delete the file.
+
+    Raises BadInput and IncompatibleAdapter before any model is loaded where that can be known, else before anything is asked.
+    """
+    rows = plan(settings.methods, settings.ratios or RATIOS, list(settings.texts))
+    template = find_template(settings.template)
+    settings.adapters.check(rows)
+    if settings.max_new_tokens < 1:
+        raise BadInput(f"max_new_tokens is {settings.max_new_tokens}; use 1 or more")
+    cases = load_cases(settings.docs, settings.qa, limit=settings.limit, seed=settings.seed)
+    texts = {name: read_texts(path, cases) for name, path in settings.texts.items()}
+    check_writable(settings.out)
+    rouge_l("", [""])  # says what to install before hours are spent
+    from lloco_integrations.models import load_model
+
+    model = load_model(settings.model, device=settings.device, dtype=settings.dtype)
+    if model.prompter is None:
+        raise BadInput(f"{settings.model} has no tokenizer, so it cannot be asked; add its tokenizer files")
+    if settings.ratios is None:
+        ratios = [r for r in RATIOS if r in model.spec.ratios] or list(model.spec.ratios)
+        rows = plan(settings.methods, ratios, list(settings.texts))
+    check_ratios(rows, model)
+    readers = Readers(model, settings.adapters, settings.base, settings.device, settings.dtype, settings.batch_size)
+    runner = Runner(model, template, readers, Shown(model, texts), settings.max_new_tokens)
+    identities = {k: adapter_identity(p) for k, p in vars(settings.adapters).items() if p is not None}
+    with Partial(settings.out, _identity(settings, rows, model, identities)) as partial:
+        by_reader = sorted(rows, key=lambda row: settings.adapters.reader_of(row))  # each model is loaded once
+        total = len(rows) * len(cases)
+        for row in by_reader:
+            for case in cases:
+                if (row.name, case.document.doc_id) not in partial.done:
+                    if progress is not None:
+                        progress(row.name, len(partial.done), total)
+                    partial.add(row.name, case.document.doc_id, {"questions": runner.ask(row, case)})
+        if progress is not None:
+            progress("", total, total)
+        used = {row.name: settings.adapters.reader_of(row) for row in rows}
+        finish(Outcome(settings, rows, cases, partial.done, used, model, identities))
+        partial.delete()
+
+
+class Runner:
+    """Asks the questions of one document in one row."""
+
+    def __init__(self, model: LLoCOModel, template: Template, readers: Readers, shown: Shown, max_new_tokens: int) -> None:
+        self.model = model
+        self.template = template
+        self.readers = readers
+        self.shown = shown
+        self.max_new_tokens = max_new_tokens
+        self._warm: set[int] = set()
+
+    def ask(self, row: Row, case: Case) -> list[dict[str, Any]]:
+        """One result a question, in order: the answer, likelihoods (nats a token), positions, bytes, and seconds.
+
+        Raises PromptTooLong if not even the question fits the window.
+        """
+        reader = self.readers.get(self.readers.paths.reader_of(row))
+        if id(reader.backend) not in self._warm:  # the first pass of a model takes longer than any other
+            reader.answer(reader.prefill([[1, 2, 3]]), [[4]], 2)
+            self._warm.add(id(reader.backend))
+        results: dict[int, dict[str, Any]] = {}
+        for context, indices in self.shown.contexts(row, case):
+            asked = [case.questions[i] for i in indices]
+            targets = [[self._target(reader, text) for text in (*q.answers[:1], *q.choices)] for q in asked]
+            tail = max(self.max_new_tokens, *(len(t) for some in targets for t in some), 1)
+            longest = max(overhead(self._prompter, self.template, q.question) for q in asked)
+            room = reader.window - longest - tail - _JUNCTION
+            if room < 1:
+                raise PromptTooLong(
+                    f"a question about {case.document.doc_id!r} and its answer take {longest + tail} positions, and the window has "
+                    f"{reader.window}; shorten the question, or lower --max-new-tokens"
+                )
+            cut = context.positions > room
+            if cut:
+                context = context.cut(room, self.model)
+            prompts = share(self._prompter, self.template, context.content, [q.question for q in asked])
+            prefix = reader.prefill(prompts.prefix)
+            answers = reader.answer(prefix, prompts.branches, self.max_new_tokens)
+            owners = [i for i, some in enumerate(targets) for _ in some]
+            nlls = reader.nll(prefix, [prompts.branches[i] for i in owners], [t for some in targets for t in some])
+            for i, (index, question, answer) in enumerate(zip(indices, asked, answers, strict=True)):
+                own = [round(nll, 5) for owner, nll in zip(owners, nlls, strict=True) if owner == i]
+                results[index] = {
+                    "id": question.id,
+                    "answer": reader.text(answer.ids).strip(),
+                    "nll": own[0] if question.answers else None,
+                    "choices": own[len(question.answers[:1]) :],
+                    "positions": context.positions,
+                    "prompt_positions": prefix.n_positions + len(prompts.branches[i]),
+                    "source_tokens": context.source_tokens,
+                    "bytes": context.n_bytes,
+                    "cut": cut,
+                    "read_seconds": round(prefix.seconds, 5),
+                    "answer_seconds": round(answer.seconds, 5),
+                    "compress_seconds": context.compress_seconds and round(context.compress_seconds, 5),
+                }
+        return [results[i] for i in range(len(case.questions))]
+
+    def _target(self, reader: Reader, answer: str) -> list[int]:
+        return [*self._prompter.text_ids(answer), *reader.ends[:1]]
+
+    @property
+    def _prompter(self) -> Any:
+        return self.model.prompter
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of ``path``. Raises BadInput if ``path`` cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder")
+        probe = path.with_name(f".{path.name}.probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error}; name a file in a folder that you may write") from error
+
+
+def _identity(settings: Settings, rows: Sequence[Row], model: LLoCOModel, identities: dict[str, str]) -> dict[str, Any]:
+    """All that changes a result, by content and not by place."""
+    from lloco_integrations import __version__
+
+    def weights(directory: str | None) -> str | None:
+        files = sorted(Path(directory).expanduser().glob("*.safetensors")) if directory is not None else []
+        return file_hash(files) if files else directory
+
+    dtype = str(model.decoder.dtype).removeprefix("torch.")
+    return {
+        "version": __version__,
+        "docs": [file_hash([p]) for p in settings.docs],
+        "qa": [file_hash([p]) for p in settings.qa],
+        "texts": {name: file_hash([p]) for name, p in settings.texts.items()},
+        "rows": [row.name for row in rows],
+        "model": model.fingerprint,
+        "decoder": weights(str(Path(settings.model) / "decoder")) if Path(settings.model).is_dir() else None,
+        "base": weights(settings.base),
+        "adapters": identities,
+        "template": settings.template,
+        "limit": settings.limit,
+        "seed": settings.seed,
+        "max_new_tokens": settings.max_new_tokens,
+        "batch_size": settings.batch_size,
+        "device": str(model.decoder.device),
+        "dtype": dtype,
+    }

@@ -1,0 +1,63 @@
+"""A small set of documents and questions, and adapters that change answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WORDS = [
+    "harbour",
+    "lamp",
+    "brother",
+    "almanac",
+    "ferry",
+    "owl",
+    "tide",
+    "bread",
+    "clock",
+    "comet",
+    "ladder",
+    "winter",
+    "salt",
+    "rope",
+    "glass",
+]
+
+
+def lora(model: Any, directory: Path, seed: int = 1) -> Path:
+    """A random LoRA over a copy of ``model`` in PEFT format, strong enough to change answers."""
+    import copy
+
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(copy.deepcopy(model), config).save_pretrained(directory)
+    return directory
+
+
+def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+    """``files(documents, questions a document)``: paths of a docs and a qa file."""
+
+    def make(documents: int = 3, questions: int = 2, name: str = "set", choices: bool = False) -> tuple[Path, Path]:
+        docs, qa = [], []
+        for d in range(documents):
+            text = " ".join(WORDS[(d + i * 7) % len(WORDS)] for i in range(20 + 5 * d))
+            docs.append({"doc_id": f"{name}/{d}", "title": "", "text": text})
+            for q in range(questions):
+                row = {"id": f"{name}/{d}/{q}", "doc_id": f"{name}/{d}", "question": f"Which word {q}?", "answers": [WORDS[d + q]]}
+                qa.append({**row, "choices": [WORDS[d + q], WORDS[d + q + 1]], "answer_index": 0} if choices else row)
+        return write_lines(tmp_path / f"{name}.docs.jsonl", docs), write_lines(tmp_path / f"{name}.qa.jsonl", qa)
+
+    return make

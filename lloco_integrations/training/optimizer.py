@@ -30,7 +30,7 @@ class MasterAdamW:
         if sum_up is not None:
             grads = [m.grad for m in self.master.values() if m.grad is not None]
             whole = sum_up(torch.cat([g.flatten() for g in grads]))
-            for grad, part in zip(grads, whole.split([g.numel() for g in grads]), strict=True):
+            for grad, part in zip(grads, torch.split(whole, [g.numel() for g in grads]), strict=True):
                 grad.copy_(part.view_as(grad))
         norm = float(nn.utils.clip_grad_norm_(self.master.values(), clip))
         for group, lr in zip(self.adam.param_groups, self.lr, strict=True):

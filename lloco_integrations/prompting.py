@@ -26,6 +26,7 @@ Segment = list[int] | Placeholder
 """Token ids, or a placeholder that stands for vectors."""
 
 _MARK = "\ue000{}\ue001"
+_NO_LIMIT = 1 << 62
 
 
 class Prompter:
@@ -39,6 +40,7 @@ class Prompter:
         self.tokenizer = tokenizer
         # Splitting special tokens is a switch inside the tokenizer, which is not thread-safe: it is turned on a copy, under a lock.
         self._encoder = copy.deepcopy(tokenizer)
+        self._encoder.model_max_length = _NO_LIMIT  # a document may be longer than the window: no warning
         self._lock = threading.Lock()
         self.chat = chat
         self.placement = placement

@@ -35,23 +35,26 @@ def load_contexts(
     """Contexts of ``(docs file, qa file)`` pairs. A document of more than ``max_tokens`` tokens is cut into pieces, and each of its
     questions goes to the first piece that has one of its answers word for word; questions that none has are left out.
 
-    Raises BadInput if a questions file names no document of its documents file.
+    Raises BadInput if no question of a file has an answer, or none is about a document of its documents file.
     """
     contexts = []
     for docs_path, qa_path in pairs:
         by_document: dict[str, list[Question]] = defaultdict(list)
-        for question in read_questions(qa_path):
+        asked = read_questions(qa_path)
+        for question in asked:
             if question.answers:
                 by_document[question.doc_id].append(question)
+        if not by_document:
+            raise BadInput(f"none of the {len(asked)} questions of {qa_path} has an answer; training needs 'answers' that are not empty")
         documents = [d for d in read_documents(docs_path) if d.doc_id in by_document]
         if not documents:
             raise BadInput(f"no question of {qa_path} is about a document of {docs_path}; check that the doc_ids agree")
         for document in documents:
             questions = by_document[document.doc_id]
             text = placeholder.neutralise(document.text)
-            for ids, asked in _pieces(text, questions, text_ids, max_tokens):
-                if len(ids) >= min_tokens and asked:
-                    contexts.append(Context(document.title, tuple(ids), tuple(asked)))
+            for ids, some in _pieces(text, questions, text_ids, max_tokens):
+                if len(ids) >= min_tokens and some:
+                    contexts.append(Context(document.title, tuple(ids), tuple(some)))
     return contexts
 
 

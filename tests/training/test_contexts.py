@@ -59,5 +59,8 @@ def test_questions_about_other_documents(files: tuple[Path, Path], tmp_path: Pat
     (tmp_path / "other.jsonl").write_text('{"doc_id": "zz", "question": "q", "answers": ["x"]}\n')
     with pytest.raises(BadInput, match="no question of .*other.jsonl is about a document"):
         load_contexts([(files[0], tmp_path / "other.jsonl")], PROMPTER.text_ids, 400)
+    (tmp_path / "unanswered.jsonl").write_text('{"doc_id": "0", "question": "q", "answers": [" "]}\n' * 3)
+    with pytest.raises(BadInput, match="none of the 3 questions of .*unanswered.jsonl has an answer"):
+        load_contexts([(files[0], tmp_path / "unanswered.jsonl")], PROMPTER.text_ids, 400)
     with pytest.raises(BadInput, match="cannot read .*missing"):
         read_documents(tmp_path / "missing.jsonl.gz")

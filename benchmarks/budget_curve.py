@@ -11,12 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import time
 from collections.abc import Sequence
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 from lloco_integrations import Engine, GenerationParams, placeholder
@@ -24,6 +21,11 @@ from lloco_integrations.evaluation.datasets import read_documents, read_question
 from lloco_integrations.evaluation.metrics import bootstrap, f1
 from lloco_integrations.evaluation.retrieval import Passage, Passages
 from lloco_integrations.training.templates import PLAIN
+
+try:
+    from benchmarks.provenance import provenance
+except ModuleNotFoundError:  # run as a file, not as a module
+    from provenance import provenance
 
 BUDGETS = (32, 64, 128, 256, 512)
 
@@ -105,9 +107,7 @@ def main() -> None:
         "retrieval_hits_document": hits,
         "model": args.model,
         "fingerprint": engine.model.fingerprint,
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "versions": {p: version(p) for p in ("torch", "transformers", "peft", "lloco_integrations")},
+        **provenance(),
         "rows": rows,
     }
     args.json.parent.mkdir(parents=True, exist_ok=True)

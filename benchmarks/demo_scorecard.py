@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 from lloco_integrations import Engine, GenerationParams, placeholder
@@ -20,6 +17,11 @@ from lloco_integrations.evaluation.metrics import bootstrap, exact_match, f1
 from lloco_integrations.evaluation.retrieval import Passages
 from lloco_integrations.examples import load_documents, load_questions
 from lloco_integrations.training.templates import TEMPLATES
+
+try:
+    from benchmarks.provenance import provenance
+except ModuleNotFoundError:  # run as a file, not as a module
+    from provenance import provenance
 
 
 def main() -> None:
@@ -83,9 +85,7 @@ def main() -> None:
         "retrieval_hits_document": hits,
         "passages_compressed": len(texts),
         "compress_seconds": compress_seconds,
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {__import__('os').cpu_count()} cores, {platform.system()}",
-        "versions": {p: version(p) for p in ("torch", "transformers", "peft", "lloco_integrations")},
+        **provenance(),
         "rows": rows,
     }
     args.json.parent.mkdir(parents=True, exist_ok=True)

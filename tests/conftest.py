@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.checkpoints import GOLDEN
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -20,6 +22,12 @@ torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Path of a mean_pool model directory with random weights, window 4096."""
     return str(tiny.save_mean_pool(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A copy of a small AutoCompressor checkpoint, to be changed at will."""
+    return shutil.copytree(GOLDEN / "ckpt_mha", tmp_path / "checkpoint")
 
 
 @pytest.fixture

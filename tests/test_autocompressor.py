@@ -1,28 +1,22 @@
-"""The autocompressor beyond parity (test_golden.py): other base models, adapters, checkpoints, limits, fingerprints."""
+"""The autocompressor beyond parity (test_golden.py): other base models, adapters, limits."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import socket
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from lloco_integrations import fingerprint as fingerprints
 from lloco_integrations.compressors.autocompressor import AutoCompressor
-from lloco_integrations.errors import BadInput, IncompatibleAdapter, IncompatibleSummary, ModelNotFound
+from lloco_integrations.errors import BadInput, IncompatibleAdapter, IncompatibleSummary
 from lloco_integrations.types import SummaryEmbeddings
+from tests.checkpoints import DOCUMENTS, GOLDEN, assert_same, vectors
 
-GOLDEN = Path(__file__).parent / "golden"
 TINY: dict[str, dict[str, Any]] = {
     "bloom": {"n_layer": 2, "n_head": 2},
     "gemma2": {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16},
@@ -33,16 +27,6 @@ TINY: dict[str, dict[str, Any]] = {
     "opt": {"num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 48, "word_embed_proj_dim": 32},
     "qwen2": {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1},
 }
-DOCUMENTS = [[5] * 3, list(range(3, 60)), list(range(60, 20, -1)), [9, 8, 7, 6] * 4]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny tensors on many threads are slow where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny_model(kind: str = "llama", **options: Any) -> PreTrainedModel:
@@ -55,15 +39,6 @@ def tiny(model: PreTrainedModel | str = "llama", **options: Any) -> AutoCompress
     model = tiny_model(model) if isinstance(model, str) else model
     summary = torch.randn(4, 32, generator=torch.Generator().manual_seed(1))
     return AutoCompressor(model, summary, **({"accumulate": True, "segment_length": 16, "fingerprint": "tiny"} | options))
-
-
-def vectors(compressor: AutoCompressor, **options: Any) -> list[Tensor]:
-    return [summary.vectors for summary in compressor.compress_ids(DOCUMENTS, **options)]
-
-
-def assert_same(got: list[Tensor], expected: list[Tensor]) -> None:
-    for a, b in zip(got, expected, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
 
 
 # Base models ---------------------------------------------------------------------------------------------------------
@@ -304,221 +279,3 @@ def test_read_accepts_only_its_own_vectors_and_ratio() -> None:
         compressor.read(summary, 8)
     with pytest.raises(IncompatibleSummary, match=r"compressor foreign.* those of tiny"):
         compressor.read(SummaryEmbeddings(summary.vectors, 3, "foreign"))
-
-
-# Checkpoints ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    return shutil.copytree(GOLDEN / "ckpt_mha", tmp_path / "checkpoint")
-
-
-def edit_config(directory: Path, **values: Any) -> None:
-    path = directory / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-def edit_weights(directory: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
-    weights = load_file(directory / "model.safetensors")
-    edit(weights)
-    save_file(weights, directory / "model.safetensors", {"format": "pt"})
-
-
-def to_bin(directory: Path, name: str = "pytorch_model.bin") -> None:
-    torch.save(load_file(directory / "model.safetensors"), directory / name)
-    (directory / "model.safetensors").unlink()
-
-
-def to_shards(directory: Path, suffix: str) -> None:
-    """Two shards and an index, as the hub has them for large models; ``embed_summary`` is in the second."""
-    weights = load_file(directory / "model.safetensors")
-    (directory / "model.safetensors").unlink()
-    stem, halves = ("model" if suffix == "safetensors" else "pytorch_model"), [{}, {}]
-    for i, (name, weight) in enumerate(sorted(weights.items(), reverse=True)):
-        halves[i * 2 // len(weights)][name] = weight
-    names = [f"{stem}-0000{i}-of-00002.{suffix}" for i in (1, 2)]
-    for name, half in zip(names, halves, strict=True):
-        if suffix == "safetensors":
-            save_file(half, directory / name, {"format": "pt"})
-        else:
-            torch.save(half, directory / name)
-    where = {weight: name for name, half in zip(names, halves, strict=True) for weight in half}
-    (directory / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    assert where["embed_summary.weight"] == names[1]
-
-
-@pytest.mark.parametrize("form", ["single", "shards", "bin", "bin shards", "unknown class"])
-def test_every_form_of_checkpoint_loads_without_a_network(checkpoint: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = vectors(AutoCompressor.from_pretrained(GOLDEN / "ckpt_mha"))
-    if form == "bin":
-        to_bin(checkpoint)
-    elif form == "unknown class":
-        edit_config(checkpoint, architectures=["SomeoneElsesModel"])
-    elif form != "single":
-        to_shards(checkpoint, "bin" if "bin" in form else "safetensors")
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("a local directory must not touch the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    compressor = AutoCompressor.from_pretrained(str(checkpoint), dtype="auto", device="cpu")
-    assert compressor.embed_summary.shape == (8, 64) and compressor.accumulate and not compressor.model.training
-    assert_same(vectors(compressor), expected)
-
-
-def test_safetensors_are_preferred_and_pickles_never_run(checkpoint: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (Path.write_text, (checkpoint / "ran", "code"))
-
-    torch.save({"embed_summary.weight": Evil()}, checkpoint / "pytorch_model.bin")
-    AutoCompressor.from_pretrained(checkpoint)
-    (checkpoint / "model.safetensors").unlink()
-    with pytest.raises(ModelNotFound, match=r"cannot read .*pytorch_model.bin"):
-        AutoCompressor.from_pretrained(checkpoint)
-    assert not (checkpoint / "ran").exists()
-
-
-BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no config": (lambda d: (d / "config.json").unlink(), "has no config.json"),
-    "config is no json": (lambda d: (d / "config.json").write_text("{"), "cannot read .*config.json"),
-    "config is a list": (lambda d: (d / "config.json").write_text("[]"), "holds no JSON object"),
-    "no weights": (lambda d: (d / "model.safetensors").unlink(), "neither model.*safetensors nor pytorch_model.*bin"),
-    "cut weights": (lambda d: (d / "model.safetensors").write_bytes(b"\0" * 20), "cannot read .*model.safetensors"),
-    "another kind": (lambda d: edit_config(d, summary_length=None), "summary_length=None.*another kind of model"),
-    "no accumulate": (lambda d: edit_config(d, accumulate_summary=None), "accumulate_summary=None"),
-    "opt": (lambda d: edit_config(d, architectures=["OPTAutoCompressorModel"]), "OPTAutoCompressorModel"),
-    "no summary tokens": (
-        lambda d: edit_weights(d, lambda w: w.pop("embed_summary.weight")),
-        "no tensor 'embed_summary.weight' in model.safetensors",
-    ),
-    "shape disagrees": (lambda d: edit_config(d, summary_length=9), r"\(8, 64\).*\(9, 64\)"),
-    "a weight is missing": (
-        lambda d: edit_weights(d, lambda w: w.pop("model.layers.1.mlp.up_proj.weight")),
-        "lacks 1 weights of LlamaForCausalLM, such as 'model.layers.1.mlp.up_proj.weight'",
-    ),
-    "unknown model type": (lambda d: edit_config(d, model_type="martian"), "transformers cannot load"),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_broken_checkpoints_say_what_is_wrong(checkpoint: Path, case: str) -> None:
-    damage, message = BROKEN[case]
-    damage(checkpoint)
-    with pytest.raises(ModelNotFound, match=message):
-        AutoCompressor.from_pretrained(checkpoint)
-
-
-@pytest.mark.parametrize("name", ["/no/such/dir", "./nothing", "~/nothing/at-all", "nothing", "a/b/c"])
-def test_what_is_neither_directory_nor_hub_id(name: str) -> None:
-    with pytest.raises(ModelNotFound, match=r"there is no directory"):
-        AutoCompressor.from_pretrained(name)
-
-
-def test_hub_ids_are_downloaded_and_pickles_only_if_needed(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[str]] = []
-
-    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
-        assert name == "owner/model"
-        asked.append(allow_patterns)
-        return str(checkpoint)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    AutoCompressor.from_pretrained("owner/model")
-    assert len(asked) == 1 and "pytorch_model*.bin" not in asked[0]
-    to_bin(checkpoint)
-    AutoCompressor.from_pretrained("owner/model")
-    assert asked[1:] == [asked[0], ["pytorch_model*.bin"]]
-
-
-def test_hub_failures_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def snapshot_download(*_: Any, **__: Any) -> str:
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    with pytest.raises(ModelNotFound, match=r"'owner/model' .*no route.*check the name.*local directory"):
-        AutoCompressor.from_pretrained("owner/model")
-
-
-# Fingerprints --------------------------------------------------------------------------------------------------------
-
-
-def of(directory: Path, **options: Any) -> str:
-    return AutoCompressor.from_pretrained(directory, **options).spec.fingerprint
-
-
-def test_fingerprint_ignores_what_does_not_change_vectors(checkpoint: Path) -> None:
-    name = of(GOLDEN / "ckpt_mha")
-    edit_config(checkpoint, torch_dtype="float16", use_cache=False, transformers_version="5.0.0", architectures=["X"])
-    assert of(checkpoint, dtype=torch.bfloat16) == of(checkpoint, dtype="auto", device="cpu") == name
-
-
-def test_fingerprint_changes_with_whatever_changes_vectors(checkpoint: Path) -> None:
-    seen = [of(checkpoint), of(checkpoint, segment_length=32), of(GOLDEN / "ckpt_gqa")]
-    edit_config(checkpoint, accumulate_summary=False)
-    seen.append(of(checkpoint))
-    edit_weights(checkpoint, lambda weights: weights["embed_summary.weight"].add_(1e-3))
-    seen.append(of(checkpoint))
-    edit_config(checkpoint, summary_length=4)
-    edit_weights(checkpoint, lambda w: w.update({"embed_summary.weight": w["embed_summary.weight"][:4].clone()}))
-    seen.append(of(checkpoint))
-    for content in ("{}", "[]"):
-        (checkpoint / "tokenizer.json").write_text(content)
-        seen.append(fingerprints.fingerprint(files=fingerprints.file_hash([checkpoint / "tokenizer.json"])))
-        seen.append(fingerprints.fingerprint(**_parts(checkpoint)))
-    assert len(set(seen)) == len(seen) and all(len(name) == 64 for name in seen)
-
-
-def _parts(directory: Path) -> dict[str, object]:
-    from lloco_integrations.compressors.checkpoint import open_checkpoint
-
-    return open_checkpoint(directory).parts()
-
-
-def test_fingerprint_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = fingerprints.fingerprint(kind="x", length=3)
-    assert name == fingerprints.fingerprint(length=3, kind="x") != fingerprints.fingerprint(kind="x", length=4)
-    monkeypatch.setattr(fingerprints, "FORMAT_VERSION", 2)
-    assert fingerprints.fingerprint(kind="x", length=3) != name
-    for part in (object(), float("nan"), torch.zeros(1)):
-        with pytest.raises(BadInput, match=r"plain JSON"):
-            fingerprints.fingerprint(part=part)
-
-
-def test_file_hash(tmp_path: Path) -> None:
-    import hashlib
-
-    a, b = tmp_path / "one" / "a.bin", tmp_path / "two" / "b.bin"
-    for path in (a, b):
-        path.parent.mkdir()
-        path.write_bytes(path.name.encode())
-    both = fingerprints.file_hash([a, b])
-    assert both == fingerprints.file_hash([str(b), str(a)]) != fingerprints.file_hash([a])
-    # As in the hub's cache, where a link leads to a blob that is named by its sha256: the same hash, nothing read.
-    digest = hashlib.sha256(b.read_bytes()).hexdigest()
-    blob, link = tmp_path / "blobs" / digest, tmp_path / "b.bin"
-    blob.parent.mkdir()
-    blob.write_bytes(b"never read")
-    link.symlink_to(blob)
-    assert fingerprints.file_hash([a, link]) == both
-    b.write_bytes(b"changed")
-    assert fingerprints.file_hash([a, b]) != both
-    with pytest.raises(BadInput, match=r"same name"):
-        fingerprints.file_hash([b, link])
-    with pytest.raises(BadInput, match=r"cannot read .*missing"):
-        fingerprints.file_hash([tmp_path / "missing"])
-
-
-def test_weights_hash() -> None:
-    layer = torch.nn.Linear(3, 2).to(torch.bfloat16)
-    name = fingerprints.weights_hash(layer)
-    assert name == fingerprints.weights_hash(dict(reversed(layer.state_dict().items())))
-    assert name == fingerprints.weights_hash(layer.float())
-    assert name != fingerprints.weights_hash({"weight": layer.weight})
-    assert name != fingerprints.weights_hash({"weight": layer.weight.reshape(3, 2), "bias": layer.bias})
-    assert fingerprints.weights_hash({"n": torch.tensor(1)}) != fingerprints.weights_hash({"n": torch.tensor(2)})
-    with torch.no_grad():
-        layer.weight[0, 0] += 1
-    assert name != fingerprints.weights_hash(layer)

@@ -11,6 +11,7 @@ import torch
 from lloco_integrations.compressors.mean_pool import MeanPoolEncoder, Projector, pool
 from lloco_integrations.errors import BadInput, IncompatibleSummary
 from lloco_integrations.models import LLoCOModel, load_model
+from lloco_integrations.types import SummaryEmbeddings
 from tests import tiny
 
 
@@ -60,6 +61,35 @@ def test_number_of_vectors_and_the_gain(model: LLoCOModel) -> None:
     assert rows.shape == (3, 32)
     centre, gain = projector.centre, projector.gain(16)
     torch.testing.assert_close(rows, centre + gain * (summary.coarsen(16).vectors - centre))
+
+
+def test_salience_weighs_the_means_and_they_stay_elastic() -> None:
+    torch.manual_seed(0)
+    plain, weighing = Projector(8), Projector(8, salience=True)
+    for projector in (plain, weighing):
+        projector.scale.fill_(0.3)
+        projector.slots.data.copy_(torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(1)))
+    embeddings, hidden, mask = torch.randn(2, 21, 8), torch.randn(2, 21, 8), torch.ones(2, 21, dtype=torch.bool)
+    mask[1, 13:] = False
+
+    def read(projector: Projector, ratio: int, by: int) -> torch.Tensor:
+        """Rows at ``ratio`` from what is stored at ``by``."""
+        stored, counts = pool(projector(embeddings, hidden), mask, by)
+        rows = [
+            SummaryEmbeddings(s[: int((c > 0).sum())], int(c.sum()), "x", by).coarsen(ratio).vectors
+            for s, c in zip(stored, counts, strict=True)
+        ]
+        return projector.read(torch.cat(rows), ratio)
+
+    for ratio in (4, 8, 16):
+        torch.testing.assert_close(read(weighing, ratio, 4), read(plain, ratio, 4), atol=1e-5, rtol=0)  # at the start nothing is weighed
+    weighing.salience.data.normal_(std=0.5)
+    for ratio in (4, 8, 16):
+        torch.testing.assert_close(read(weighing, ratio, 4), read(weighing, ratio, ratio), atol=1e-5, rtol=1e-5)
+    weights = (hidden[0, :4] @ weighing.salience).exp()
+    vectors = plain(embeddings, hidden)[0, :4]
+    expected = weighing.centre + weighing.gain(4) * ((weights[:, None] * vectors).sum(0) / weights.sum() - weighing.centre)
+    torch.testing.assert_close(read(weighing, 4, 4)[0], expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("ratio", [2, 6, 5])

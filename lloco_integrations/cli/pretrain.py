@@ -78,6 +78,7 @@ def command(
     ] = EncoderTraining.lora,
     causal: Annotated[bool, typer.Option("--causal", help="Causal mask in the encoder in place of the bidirectional one.")] = False,
     slots: Annotated[int, typer.Option(min=1, help="Places in a window that have a matrix of their own.")] = 4,
+    salience: Annotated[bool, typer.Option("--salience", help="Learn which tokens count for more in a mean.")] = False,
     segment_length: Annotated[int, typer.Option(min=8, help="Tokens that are encoded together.")] = 512,
     summary_length: Annotated[int, typer.Option(min=1, help="Summary tokens of a segment, for summary_tokens.")] = 16,
     ratio_mix: Annotated[
@@ -166,6 +167,7 @@ def command(
             lora=lora,
             encoder_training=encoder_training.value,
             slots=slots,
+            salience=salience,
             segment_length=segment_length,
         )
         learner.centre_on(contexts)

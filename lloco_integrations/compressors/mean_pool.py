@@ -9,12 +9,15 @@ share a large common component, the centre: averaging keeps it and shrinks the r
 sqrt(ratio)) acts on the rest alone and vectors keep the size of token embeddings. What is stored is the mean at the finest
 ratio; a coarser one is the token-weighted mean of neighbours; centre and gain are applied when it is read: one stored artefact
 serves every ratio.
+
+With salience, means are weighted by exp(u h), u learnt and zero at the start: names and numbers may count for more than "the". The
+token vectors are then kept as (weight * vector, weight * scale), one column more, which averages like any other; reading divides.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +35,8 @@ SLOTS = 4
 RATIOS = (4, 8, 16, 32)
 """What a compressor gives unless its recipe says otherwise; the first is the finest, which is stored."""
 _GAIN_RATIOS = (1, 2, 4, 8, 16, 32)
+_MOST = 5.0
+"""The natural logarithm of the greatest weight, and the negative one of the least."""
 
 
 class Projector(nn.Module):
@@ -40,9 +45,10 @@ class Projector(nn.Module):
     ``scale`` is the root mean square of the base's token embeddings, ``centre`` the mean of them over running text.
     """
 
-    def __init__(self, hidden_size: int, slots: int = SLOTS) -> None:
+    def __init__(self, hidden_size: int, slots: int = SLOTS, *, salience: bool = False) -> None:
         super().__init__()
         self.n_slots = slots
+        self.salience = nn.Parameter(torch.zeros(hidden_size)) if salience else None
         self.centre = nn.Parameter(torch.zeros(hidden_size))
         self.slots = nn.Parameter(torch.zeros(slots, hidden_size, hidden_size))
         self.log_gain = nn.Parameter(torch.tensor([0.5 * math.log(r) for r in _GAIN_RATIOS]))
@@ -50,17 +56,33 @@ class Projector(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def forward(self, embeddings: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """``(batch, length, hidden)`` twice -> the same shape; position 0 of each row is slot 0."""
+        """``(batch, length, hidden)`` twice -> the same shape, with salience ``(batch, length, hidden + 1)`` float32; position 0 of each
+        row is slot 0."""
         batch, length, width = hidden.shape
         short = -length % self.n_slots
         padded = nn.functional.pad(hidden, (0, 0, 0, short)).view(batch, -1, self.n_slots, width)
         moved = torch.einsum("bnsh,sho->bnso", padded, self.slots.to(hidden.dtype))
-        return embeddings + self.scale.to(hidden.dtype) * moved.reshape(batch, -1, width)[:, :length]
+        vectors = embeddings + self.scale.to(hidden.dtype) * moved.reshape(batch, -1, width)[:, :length]
+        if self.salience is None:
+            return vectors
+        weights = (hidden.float() @ self.salience.float()).clamp(-_MOST, _MOST).exp()[..., None]
+        return torch.cat([weights * vectors.float(), weights * self.scale.float()], dim=-1)  # of like size, for int8's sake
 
     def read(self, means: torch.Tensor, ratio: int) -> torch.Tensor:
-        """Means ``(..., hidden)`` of ``ratio`` tokens each -> rows for the decoder, same shape, float32."""
-        centre = self.centre.float()
-        return centre + self.gain(ratio) * (means.float() - centre)
+        """Means ``(..., hidden)`` of ``ratio`` tokens each, with salience ``(..., hidden + 1)`` -> rows ``(..., hidden)`` for the decoder,
+        float32."""
+        centre, means = self.centre.float(), means.float()
+        if self.salience is not None:
+            means = means[..., :-1] * self.scale.float() / means[..., -1:].clamp(min=1e-9)
+        return centre + self.gain(ratio) * (means - centre)
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, torch.Tensor]) -> Projector:
+        """The projector whose ``state_dict`` this is."""
+        slots, width, _ = state["slots"].shape
+        projector = cls(width, slots, salience="salience" in state)
+        projector.load_state_dict(dict(state))
+        return projector
 
     def gain(self, ratio: int) -> torch.Tensor:
         """The scalar for vectors of ``ratio`` source tokens; interpolated between the learnt ones."""

@@ -92,7 +92,6 @@ def load_compressor(directory: Path, manifest: Manifest, device: torch.device, d
         raise ModelNotFound(
             f"the compressor in {directory} cannot be loaded: {error}; delete the folder and load the model again"
         ) from error
-    projector = Projector(manifest.spec.hidden_size, slots=state["slots"].shape[0])
-    projector.load_state_dict(state)
+    projector = Projector.of_state(state)
     encoder = MeanPoolEncoder(trunk, projector.to(device), bidirectional=manifest.bidirectional)
     return MeanPoolCompressor(encoder.requires_grad_(False), manifest.spec)

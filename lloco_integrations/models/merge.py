@@ -64,8 +64,7 @@ def merge(
     else:
         trunk = AutoModel.from_pretrained(weights / "encoder", local_files_only=True)
     decoder: Any = PeftModel.from_pretrained(base, weights / "decoder").merge_and_unload()
-    projector = Projector(width, slots=state["slots"].shape[0])
-    projector.load_state_dict(state)
+    projector = Projector.of_state(state)
     spec = CompressorSpec(
         fingerprint=fingerprint(source=made_from, kind="mean_pool", segment_length=recipe["segment_length"], ratios=recipe["ratios"]),
         kind="mean_pool",

@@ -64,14 +64,16 @@ def export_autocompressor(trainee: SummaryTokenTrainee, out: Path, tokenizer: An
 def start_from(trainee: Trainee, weights: Path) -> None:
     """Put the weights that ``export`` or ``export_adapter`` wrote into ``trainee``.
 
-    Raises IncompatibleAdapter if they are of another base, rank or encoder.
+    Salience may be new. Raises IncompatibleAdapter if they are of another base, rank or encoder.
     """
     whole = (weights / "decoder").is_dir()
     try:
         _put(trainee.decoder, weights / "decoder" / ADAPTER if whole else weights / ADAPTER)
         if whole and isinstance(trainee, MeanPoolTrainee):
             _put(trainee.encoder.trunk, weights / "encoder" / ADAPTER)
-            trainee.encoder.projector.load_state_dict(load_file(weights / "projector.safetensors"))
+            projector = trainee.encoder.projector
+            fresh = {} if projector.salience is None else {"salience": projector.salience.detach()}
+            projector.load_state_dict({**fresh, **load_file(weights / "projector.safetensors")})
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise IncompatibleAdapter(
             f"cannot start from the weights in {weights}: {brief(error)}; they must be of the same base, rank and encoder layers"

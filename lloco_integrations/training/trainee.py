@@ -118,6 +118,7 @@ class MeanPoolTrainee(Trainee):
         lora: LoraSettings | None = None,
         encoder_training: EncoderTraining = "lora",
         slots: int = SLOTS,
+        salience: bool = False,
         segment_length: int = 512,
     ) -> None:
         super().__init__()
@@ -133,7 +134,7 @@ class MeanPoolTrainee(Trainee):
             trunk.get_input_embeddings().requires_grad_(False)
         embedding: Any = base.get_input_embeddings()
         weight = embedding.weight
-        projector = Projector(weight.shape[1], slots)
+        projector = Projector(weight.shape[1], slots, salience=salience)
         projector.scale.fill_(float(weight.float().pow(2).mean().sqrt()))
         with torch.no_grad():
             projector.centre.copy_(weight.float().mean(0))

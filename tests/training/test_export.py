@@ -43,6 +43,13 @@ def test_what_is_written_can_be_gone_on_from(tmp_path: Path) -> None:
         torch.testing.assert_close(p, q, atol=5e-3 if "projector.slots" in name else 0, rtol=0)  # slots are written in bfloat16
 
 
+def test_salience_may_be_new(tmp_path: Path) -> None:
+    export(trainee(), tmp_path / "weights", RECIPE, "tiny")
+    again = trainee(salience=True)
+    start_from(again, tmp_path / "weights")
+    assert again.encoder.projector.salience is not None and not again.encoder.projector.salience.any()
+
+
 def test_a_teacher_is_not_written(tmp_path: Path) -> None:
     model = trainee()
     export_adapter(model, tmp_path / "teacher", "tiny")
@@ -70,11 +77,13 @@ def test_weights_of_another_recipe_are_refused(change: dict[str, object], tmp_pa
         start_from(trainee(), tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("training", ["lora", "full"])
+@pytest.mark.parametrize(
+    "change", [{}, {"encoder_training": "full"}, {"salience": True}, {"slots": 1}], ids=["lora", "full", "salience", "slots"]
+)
 @torch.no_grad()
-def test_the_model_made_from_a_run_reads_as_the_trainee_did(training: str, files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_model_made_from_a_run_reads_as_the_trainee_did(change: dict[str, object], files: tuple[Path, Path], tmp_path: Path) -> None:
     """Training path and inference path, from end to end: the loss of an answer under the loaded model equals the trainee's."""
-    learner = trainee(encoder_training=training).eval()
+    learner = trainee(**change).eval()
     stir(learner)
     learner.encoder.projector.slots.data = learner.encoder.projector.slots.to(torch.bfloat16).float()
     export(learner, tmp_path / "weights", RECIPE, "tiny")

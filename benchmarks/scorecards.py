@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def measure(name: str, args: argparse.Namespace) -> None:
-    """Run ``lloco eval`` on one set. The command in its report names the data by $LLOCO_DATA and adapters by their folders' names."""
+    """Run ``lloco eval`` on one set. The command in its report names the data by $LLOCO_DATA, and nothing by a place on this machine."""
     from lloco_integrations.cli.eval import run
     from lloco_integrations.evaluation.readers import AdapterPaths
     from lloco_integrations.evaluation.scorecard import Settings
@@ -93,7 +93,8 @@ def command_of(name: str, settings: Any) -> str:
     parts += ["--methods", ",".join(settings.methods), "--limit", str(settings.limit), "--model", Path(settings.model).name]
     for option, path in vars(settings.adapters).items():
         if path is not None:
-            parts += ["--adapter" if option == "group" else f"--{option}-adapter", Path(path).name]
+            place = Path(path)
+            parts += ["--adapter" if option == "group" else f"--{option}-adapter", place.name if place.is_absolute() else place.as_posix()]
     for other in settings.texts:
         parts += ["--texts", f"{other}={other}/{name}.jsonl"]
     parts += ["--batch-size", str(settings.batch_size), "--json", f"{name}.json", "--plot", f"{name}.png"]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import demo_answers, scorecards
+
 ROOT = Path(__file__).parent.parent
 REPORT = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
 
@@ -25,3 +27,20 @@ def test_the_table_of_the_budget_curve_is_the_benchmark() -> None:
     for row in json.loads((ROOT / "benchmarks" / "results" / "budget_curve.json").read_text())["rows"].values():
         f1 = row["f1"]
         assert f"| {f1['mean']:.1f} [{f1['low']:.1f}, {f1['high']:.1f}] | {row['positions']:.0f} |" in text
+
+
+def test_the_twenty_answers_are_the_benchmark() -> None:
+    assert (ROOT / "docs" / "answers.md").read_text() == demo_answers.page(REPORT)
+
+
+def test_the_scorecards_are_the_benchmark() -> None:
+    reports = {name: json.loads((scorecards.RESULTS / f"{name}.json").read_text()) for name in scorecards.SETS}
+    assert scorecards.PAGE.read_text() == scorecards.page(reports, "../benchmarks/results/scorecards")
+    assert all(report["fingerprint"] == REPORT["fingerprint"] for report in reports.values()), "measured with other weights than ship"
+
+
+def test_the_learning_curve_is_the_benchmark() -> None:
+    report = json.loads((ROOT / "benchmarks" / "results" / "learning_curve.json").read_text())
+    text = (ROOT / "docs" / "training.md").read_text()
+    assert f"by {report['worth_per_doubling_at_4x']:.2f} for each doubling" in text
+    assert f"{report['hours_on_this_machine_to_reach']['0.7']:.0f} hours of this machine" in text

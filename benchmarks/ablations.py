@@ -1,7 +1,7 @@
 """What decided the recipe: short training runs that differ in one thing each, and the table of their held-out losses.
 
     python -m benchmarks.ablations --runs RUNS --start-from WEIGHTS [--only NAME ...]   # train, a folder a row, and keep the curves
-    python -m benchmarks.ablations --render                                             # the table in docs/training.md
+    python -m benchmarks.ablations --render                                             # the tables in docs/training.md
 
 Every row is one ``lloco pretrain`` command, printed before it runs. A short run from trained weights shows which change learns
 faster from there; it does not show where a long run from nothing would end.
@@ -23,6 +23,8 @@ from benchmarks.provenance import provenance
 RESULTS = Path("benchmarks/results/ablations")
 PAGE = Path("docs/training.md")
 MARKS = ("<!-- ablations -->", "<!-- end of ablations -->")
+HELD_OUT = Path("benchmarks/results/held_out.json")
+HELD_OUT_MARKS = ("<!-- held out -->", "<!-- end of held out -->")
 COMMON = "--steps 60 --lr 4e-4 --warmup 10 --decay 0.7 --ratio-mix 4:0.6,8:0.4 --evaluate-every 30 --seed 7"
 ROWS = {
     "control": ("the recipe as it is", ""),
@@ -62,12 +64,24 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def render() -> None:
-    """Put the table between the marks of the page."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    PAGE.write_text(f"{before}{MARKS[0]}\n{table()}\n{MARKS[1]}{after}", encoding="utf-8")
+def held_out_table() -> str:
+    """The weights in held_out.json, as markdown."""
+    losses = json.loads(HELD_OUT.read_text())["losses"]
+    columns = list(next(iter(losses.values())))
+    lines = ["| weights | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {name} | " + " | ".join(f"{row[c]:.3f}" for c in columns) + " |" for name, row in losses.items()]
+    return "\n".join(lines)
+
+
+def between(text: str, marks: tuple[str, str], content: str) -> str:
+    """``text`` with ``content`` between the marks."""
+    before, _, rest = text.partition(marks[0])
+    return f"{before}{marks[0]}\n{content}\n{marks[1]}{rest.partition(marks[1])[2]}"
+
+
+def page(text: str) -> str:
+    """The page with its tables as the results are now."""
+    return between(between(text, MARKS, table()), HELD_OUT_MARKS, held_out_table())
 
 
 def main() -> None:
@@ -84,7 +98,7 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "lloco_integrations.cli", *shlex.split(line)[1:]], check=True)
         keep(name, args.runs / name)
     if args.render:
-        render()
+        PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

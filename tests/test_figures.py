@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import demo_answers, scorecards
+from benchmarks import ablations, demo_answers, scorecards
 
 ROOT = Path(__file__).parent.parent
 REPORT = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
@@ -37,6 +37,12 @@ def test_the_scorecards_are_the_benchmark() -> None:
     reports = {name: json.loads((scorecards.RESULTS / f"{name}.json").read_text()) for name in scorecards.SETS}
     assert scorecards.PAGE.read_text() == scorecards.page(reports, "../benchmarks/results/scorecards")
     assert all(report["fingerprint"] == REPORT["fingerprint"] for report in reports.values()), "measured with other weights than ship"
+
+
+def test_the_tables_of_training_are_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = ablations.PAGE.read_text()
+    assert ablations.page(text) == text and "| control |" in text
 
 
 def test_the_learning_curve_is_the_benchmark() -> None:

@@ -34,7 +34,9 @@ def test_the_twenty_answers_are_the_benchmark() -> None:
 
 
 def test_the_scorecards_are_the_benchmark() -> None:
-    reports = {name: json.loads((scorecards.RESULTS / f"{name}.json").read_text()) for name in scorecards.SETS}
+    paths = {name: scorecards.RESULTS / f"{name}.json" for name in scorecards.SETS}
+    reports = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    assert reports
     assert scorecards.PAGE.read_text() == scorecards.page(reports, "../benchmarks/results/scorecards")
     assert all(report["fingerprint"] == REPORT["fingerprint"] for report in reports.values()), "measured with other weights than ship"
 

@@ -63,7 +63,7 @@ class Partial:
         if len(whole) < len(data):  # the line that was being written when the process was killed
             with self.path.open("r+b") as file:
                 file.truncate(len(whole))
-        lines = whole.decode("utf-8", errors="replace").splitlines()
+        lines = [line for line in whole.decode("utf-8", errors="replace").split("\n") if line]
         if not lines:
             return
         try:

@@ -44,7 +44,8 @@ def _answerable(report: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
     for _, row in ours:
         reason = _reason(row, unit)
         start = f"{row['ratio']}x"
-        said.append(f"{start} {_kept(row, rows, unit)}." if reason is None else f"{start} is not worth it: it is {reason}.")
+        refused = f"{start} is not worth it: it is {reason}." if good else f"{start} is {reason}."
+        said.append(f"{start} {_kept(row, rows, unit)}." if reason is None else refused)
     said.append(_caveat(rows, ours, unit))
     for name, row in rows.items():
         if row["kind"] == "texts" and row["rel"] is not None:

@@ -52,8 +52,8 @@ def test_mixed() -> None:
 
 def test_bad() -> None:
     said = verdict(report(lloco(8, 0.02, -15), lloco(16, -0.04, -10)))
-    assert said.startswith("Nothing is worth it here: 8x is not worth it: it is not clearly better than no context")
-    assert "16x is not worth it: it is no better than no context (-2.0 [-5.0, +1.0] F1)" in said
+    assert said.startswith("Nothing is worth it here: 8x is not clearly better than no context")
+    assert "16x is no better than no context (-2.0 [-5.0, +1.0] F1)" in said
     assert "keeps" not in said
 
 

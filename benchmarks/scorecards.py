@@ -110,7 +110,8 @@ def page(reports: Mapping[str, Mapping[str, Any]], results: str) -> str:
         "model, and by one with a LoRA that was trained on raw text with the same questions), with the text cut to as many positions as the "
         "summaries take, and with summaries at each ratio. Scores are in percent, likelihoods in nats a token of the first answer (lower is "
         "better), intervals 95 % (bootstrap over documents). `kept` is (row - none) / (raw+lora - none) in the set's main metric. Seconds "
-        "are what one question costs: reading its context once, and its answer.",
+        "are what one question costs: reading its context once, and its answer; compare them within a table, and roughly, for other work may have "
+        "shared the machine.",
         "",
         *_mean_table(reports),
     ]

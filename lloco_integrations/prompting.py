@@ -111,6 +111,14 @@ class Prompter:
         return out
 
 
+def flatten(segments: Sequence[Segment]) -> list[int | Placeholder]:
+    """Token ids and placeholders one by one."""
+    flat: list[int | Placeholder] = []
+    for segment in segments:
+        flat.extend([segment] if isinstance(segment, Placeholder) else segment)
+    return flat
+
+
 def embed(
     segments: Sequence[Segment],
     token_embeddings: Callable[[torch.Tensor], torch.Tensor],

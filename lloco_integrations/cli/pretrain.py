@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -158,7 +159,7 @@ def command(
     if by_tokens:
         learner = trainee.SummaryTokenTrainee(model, summary_length=summary_length, segment_length=segment_length, lora=lora)
         ratios = (max(1, segment_length // summary_length),)
-        config = _with_ratios(config, {ratios[0]: 1.0})
+        config = replace(config, curriculum=((1.0, {ratios[0]: 1.0}),))
     else:
         learner = trainee.MeanPoolTrainee(
             model,
@@ -172,12 +173,12 @@ def command(
         )
         learner.centre_on(contexts)
         if ratio_mix:
-            config = _with_ratios(config, _parsed(ratio_mix, ratios))
+            config = replace(config, curriculum=((1.0, _parsed(ratio_mix, ratios)),))
     learner = learner.to(where)
     if start_from is not None:
         export.start_from(learner, start_from)
     if reads is not Reads.summary:
-        _decoder_only(learner)
+        learner.train_decoder_alone()
     if teacher is not None:
         learner.learn_from(teacher, teacher_weight)
     end = model.config.eos_token_id
@@ -216,6 +217,12 @@ def command(
         "kind": compressor.value,
         "reads": reads.value,
         "base": base,
+        "rank": rank,
+        "slots": slots,
+        "salience": salience,
+        "summary_length": summary_length if by_tokens else None,
+        "max_tokens": max_tokens,
+        "seed": seed,
         "encoder_layers": encoder_layers,
         "encoder_training": encoder_training.value,
         "bidirectional": not causal,
@@ -261,19 +268,6 @@ def _write(learner: Trainee, out: Path, recipe: dict[str, Any], base: str, token
         return out / "model"
     export.copy_record(out, weights)
     return weights
-
-
-def _decoder_only(learner: Any) -> None:
-    """Nothing but the decoder's LoRA is trained."""
-    for name, parameter in learner.named_parameters():
-        if not name.startswith("decoder.") or "lora_" not in name:
-            parameter.requires_grad_(False)
-
-
-def _with_ratios(config: Any, weights: dict[int, float]) -> Any:
-    from dataclasses import replace
-
-    return replace(config, curriculum=((1.0, weights),))
 
 
 def _parsed(ratio_mix: str, known: tuple[int, ...]) -> dict[int, float]:

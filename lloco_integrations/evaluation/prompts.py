@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lloco_integrations.errors import BadInput
 from lloco_integrations.placeholder import KEY_LENGTH, Placeholder, neutralise
+from lloco_integrations.prompting import flatten
 from lloco_integrations.training.templates import TEMPLATES, Template
 
 if TYPE_CHECKING:
@@ -66,7 +67,4 @@ def overhead(prompter: Prompter, template: Template, question: str) -> int:
 
 
 def _flat(prompter: Prompter, template: Template, shown: str, question: str) -> list[int | Placeholder]:
-    flat: list[int | Placeholder] = []
-    for segment in prompter.segments(template.fill(shown, neutralise(question))):
-        flat.extend([segment] if isinstance(segment, Placeholder) else segment)
-    return flat
+    return flatten(prompter.segments(template.fill(shown, neutralise(question))))

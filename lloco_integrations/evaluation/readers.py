@@ -81,13 +81,13 @@ class Readers:
 
         from lloco_integrations.backends.adapters import Adapters
         from lloco_integrations.backends.transformers import TransformersBackend
-        from lloco_integrations.models.load import _no_bars, resolve_device, resolve_dtype
+        from lloco_integrations.models.load import no_bars, resolve_device, resolve_dtype
         from lloco_integrations.training.base import load_base_model
 
         where = resolve_device(self.device)
         kind = resolve_dtype(self.dtype, where)
         name = self.base or base_of(self.model.name)
-        with _no_bars(), contextlib.redirect_stderr(io.StringIO()):  # a bar of its own, which nothing else turns off
+        with no_bars(), contextlib.redirect_stderr(io.StringIO()):  # a bar of its own, which nothing else turns off
             base, tokenizer = load_base_model(name, where, kind if path is None else torch.float32)
         ours = self.model.tokenizer
         if ours is not None and tokenizer.get_vocab() != ours.get_vocab():

@@ -53,7 +53,7 @@ def load_model(
     elif not directory.exists() and name.count("/") != 1:
         raise ModelNotFound(f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a directory nor a hub id such as 'owner/model'")
     load = _load_directory if (directory / MANIFEST).is_file() else _load_autocompressor
-    with _no_bars():
+    with no_bars():
         model = load(name, directory, where, kind)
     model.adapters = paths
     return model
@@ -96,7 +96,7 @@ def _load_autocompressor(name: str, path: Path, device: torch.device, dtype: tor
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
+def no_bars() -> Iterator[None]:
     """Without transformers' progress bars: loading takes a second, and an application's output is not ours."""
     from transformers.utils import logging as untyped
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lloco_integrations import placeholder
 from lloco_integrations.errors import BadInput
 from lloco_integrations.placeholder import KEY_LENGTH, Placeholder
+from lloco_integrations.prompting import flatten
 from lloco_integrations.training.templates import CONTINUE, NO_ANSWER, PLAIN, REPEAT, TEMPLATES, Template
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ def plain_batch(contexts: Sequence[Context], sampler: Sampler, kind: str, ratio:
 
 def share_prefix(prompts: Sequence[_Prompt]) -> Row:
     """One Row of prompts that begin alike: what all share comes once, as long as a branch keeps one position of its own."""
-    flat = [_flat(segments) for segments, _, _ in prompts]
+    flat = [flatten(segments) for segments, _, _ in prompts]
     shared = 0
     limit = min(len(f) for f in flat) - 1
     while shared < limit and all(f[shared] == flat[0][shared] for f in flat):
@@ -273,10 +274,3 @@ def share_prefix(prompts: Sequence[_Prompt]) -> Row:
         else:
             prefix.append([item])
     return Row(tuple(prefix), branches)
-
-
-def _flat(segments: list[Segment]) -> list[int | Placeholder]:
-    flat: list[int | Placeholder] = []
-    for segment in segments:
-        flat.extend([segment] if isinstance(segment, Placeholder) else segment)
-    return flat

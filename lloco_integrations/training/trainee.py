@@ -48,6 +48,12 @@ class Trainee(nn.Module, ABC):
     decoder: Any
     teacher_weight: float = 0.0
 
+    def train_decoder_alone(self) -> None:
+        """Freeze all but the decoder's LoRA: for a rival that reads no vectors."""
+        for name, parameter in self.named_parameters():
+            if not name.startswith("decoder.") or "lora_" not in name:
+                parameter.requires_grad_(False)
+
     @abstractmethod
     def context_vectors(self, contexts: Sequence[tuple[int, ...]], ratio: int) -> list[torch.Tensor]:
         """Rows for the decoder, one tensor ``(n_vectors, hidden)`` a context; gradients flow through them."""

@@ -14,7 +14,7 @@ from lloco_integrations.models.merge import merge
 from lloco_integrations.placeholder import Placeholder
 from lloco_integrations.training.data import context_index
 from lloco_integrations.training.export import export, export_adapter, export_autocompressor, start_from
-from lloco_integrations.training.trainee import LoraSettings, MeanPoolTrainee, SummaryTokenTrainee
+from lloco_integrations.training.trainee import LoraSettings, SummaryTokenTrainee
 from tests import tiny
 from tests.training.houses import LORA, PROMPTER, sampler, stir, trainee
 
@@ -127,4 +127,3 @@ def test_weights_of_another_base_or_none_at_all(tmp_path: Path) -> None:
         merge(tiny.decoder(hidden=64), tiny.tokenizer(), tmp_path / "weights", tmp_path / "model", name="mine")
     with pytest.raises(ModelNotFound, match="no complete folder of trained weights"):
         merge(tiny.decoder(), tiny.tokenizer(), tmp_path / "nowhere", tmp_path / "model", name="mine")
-    assert isinstance(trainee(), MeanPoolTrainee)

@@ -16,7 +16,7 @@ from lloco_integrations.training.export import export_adapter
 from lloco_integrations.training.packing import weighted_mean
 from lloco_integrations.training.trainee import LoraSettings, SummaryTokenTrainee, Trainee
 from tests import tiny
-from tests.training.houses import LORA, PROMPTER, contexts, sampler, stir, trainee
+from tests.training.houses import LORA, contexts, sampler, stir, trainee
 
 
 def summary_tokens(**options: object) -> SummaryTokenTrainee:
@@ -120,4 +120,3 @@ def test_the_encoder_may_be_trained_in_part_whole_or_not(training: str, moves: s
 
 def test_weighted_mean() -> None:
     assert weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([3.0, 1.0])).item() == 1.5
-    assert PROMPTER.text_ids("a")

@@ -79,7 +79,9 @@ def command(
     ] = EncoderTraining.lora,
     causal: Annotated[bool, typer.Option("--causal", help="Causal mask in the encoder in place of the bidirectional one.")] = False,
     slots: Annotated[int, typer.Option(min=1, help="Places in a window that have a matrix of their own.")] = 4,
-    salience: Annotated[bool, typer.Option("--salience", help="Learn which tokens count for more in a mean.")] = False,
+    salience: Annotated[
+        bool, typer.Option("--salience", help="Learn which tokens count for more in a mean; at the start, rare ones.")
+    ] = False,
     segment_length: Annotated[int, typer.Option(min=8, help="Tokens that are encoded together.")] = 512,
     summary_length: Annotated[int, typer.Option(min=1, help="Summary tokens of a segment, for summary_tokens.")] = 16,
     ratio_mix: Annotated[
@@ -177,6 +179,8 @@ def command(
     learner = learner.to(where)
     if start_from is not None:
         export.start_from(learner, start_from)
+    if isinstance(learner, trainee.MeanPoolTrainee) and salience and not learner.encoder.projector.salience.any():
+        learner.weigh_by_rarity(contexts)
     if reads is not Reads.summary:
         learner.train_decoder_alone()
     if teacher is not None:

@@ -10,8 +10,8 @@ sqrt(ratio)) acts on the rest alone and vectors keep the size of token embedding
 ratio; a coarser one is the token-weighted mean of neighbours; centre and gain are applied when it is read: one stored artefact
 serves every ratio.
 
-With salience, means are weighted by exp(u h), u learnt and zero at the start: names and numbers may count for more than "the". The
-token vectors are then kept as (weight * vector, weight * scale), one column more, which averages like any other; reading divides.
+With salience, means are weighted by exp(u h), u learnt: names and numbers count for more than "the". The token vectors are then kept as
+(weight * vector, weight * scale), one column more, which averages like any other; reading divides.
 """
 
 from __future__ import annotations
@@ -114,6 +114,11 @@ class MeanPoolEncoder(nn.Module):
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Token vectors ``(batch, length, hidden)`` of right-padded ``ids (batch, length)``; ``mask`` bool, True for tokens."""
+        vectors: torch.Tensor = self.projector(*self.states(ids, mask))
+        return vectors
+
+    def states(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the projector takes: token embeddings and normed last hidden states, both ``(batch, length, hidden)``."""
         attention: Any = mask.long()
         if self.bidirectional:
             dtype = self.trunk.dtype
@@ -122,8 +127,7 @@ class MeanPoolEncoder(nn.Module):
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         embeddings = self.trunk.get_input_embeddings()(ids)
         out = self.trunk(inputs_embeds=embeddings, attention_mask=attention, position_ids=positions, use_cache=False)
-        vectors: torch.Tensor = self.projector(embeddings, out.last_hidden_state)
-        return vectors
+        return embeddings, out.last_hidden_state
 
 
 class MeanPoolCompressor(Compressor):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -43,6 +43,7 @@ class PretrainConfig:
     questions: int = 4
     lr: float = 8e-4
     projector_lr: float = 1e-3
+    salience_lr: float = 5e-5
     warmup: int = 40
     decay: float = 0.3
     weight_decay: float = 0.01
@@ -84,10 +85,12 @@ def pretrain(
     evaluate: Callable[[Trainee], dict[str, float]] | None = None,
     evaluate_every: int = 100,
     progress: Callable[[int, dict[str, float]], None] | None = None,
+    watch: Watch | None = None,
 ) -> Trainee:
-    """Train to ``config.steps``, going on from ``out/checkpoint`` if there is one.
+    """Train to ``config.steps``, or until ``watch`` has seen enough, going on from ``out/checkpoint`` if there is one.
 
-    ``workers`` processes prepare batches beside this one: for a GPU, which is faster than the tokenizer.
+    ``workers`` processes prepare batches beside this one: for a GPU, which is faster than the tokenizer. ``watch`` sees every
+    evaluation; without one, a run that learns nothing is stopped.
 
     Writes ``train.csv`` (one line a step), ``eval.csv`` and ``config.json`` into ``out``; of several processes, the first one does.
     Raises TrainingError on a loss that is not finite, on a run that learns nothing, and on a full disk; the last good checkpoint stays.
@@ -99,12 +102,13 @@ def pretrain(
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
     parameters = {n: p for n, p in trainee.named_parameters() if p.requires_grad}
-    fast = [n for n in parameters if "projector" in n or "embed_summary" in n]
-    optimizer = MasterAdamW(parameters, {n: config.projector_lr if n in fast else config.lr for n in parameters}, config.weight_decay)
+    optimizer = MasterAdamW(parameters, {n: _rate(n, config) for n in parameters}, config.weight_decay)
     start = load_checkpoint(out / "checkpoint", optimizer)
     if first:
         _forget_after(start, out / "train.csv", out / "eval.csv")
-    watch = _Watch(config)
+    watch = watch or PlateauWatch(config)
+    if watch.resume(start):
+        return trainee
     trainee.train()
     batches = DataLoader(_Batches(sampler, start, config.steps), batch_size=None, num_workers=workers)
     began = time.monotonic()
@@ -134,17 +138,27 @@ def pretrain(
             _log(out / "train.csv", row, LOG_FIELDS)
             if progress:
                 progress(done, {k: float(v) for k, v in row.items()})
-            if done % save_every == 0 or done == config.steps:
-                save_checkpoint(out / "checkpoint", optimizer, done)
-        if evaluate and (done % evaluate_every == 0 or done == config.steps):
+        over = done == config.steps
+        if evaluate and (done % evaluate_every == 0 or over):
             trainee.eval()
             scores = evaluate(trainee)
             trainee.train()
             if first:
                 _log(out / "eval.csv", {"step": done, **{k: round(v, 4) for k, v in scores.items()}}, ("step", *scores))
-            watch.see(done, scores)
+            over = watch.see(done, scores) or over
+        if first and (done % save_every == 0 or over):  # after the evaluation: what was not saved is evaluated again
+            save_checkpoint(out / "checkpoint", optimizer, done)
+        if over:
+            break
         began = time.monotonic()
     return trainee
+
+
+def _rate(name: str, config: PretrainConfig) -> float:
+    """The learning rate of a parameter: one step of salience moves every token's weight, so it goes slowly."""
+    if name.endswith("salience"):
+        return config.salience_lr
+    return config.projector_lr if "projector" in name or "embed_summary" in name else config.lr
 
 
 class _Batches(Dataset[Batch]):
@@ -160,17 +174,30 @@ class _Batches(Dataset[Batch]):
         return self.sampler.batch(self.start + i)
 
 
-class _Watch:
+class Watch(Protocol):
+    """Decides, from the evaluations of a run, whether it goes on."""
+
+    def resume(self, step: int) -> bool:
+        """A run goes on from ``step``, 0 at its start; True if it had ended."""
+
+    def see(self, step: int, scores: Mapping[str, float]) -> bool:
+        """What an evaluation gave; True ends the run."""
+
+
+class PlateauWatch:
     """Raises TrainingError for a run that stays on the plateau where summaries tell the decoder nothing."""
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
         self.idle = 0
 
-    def see(self, step: int, scores: Mapping[str, float]) -> None:
+    def resume(self, step: int) -> bool:
+        return False
+
+    def see(self, step: int, scores: Mapping[str, float]) -> bool:
         ratios = [v for k, v in scores.items() if k.endswith("x")]
         if step < self.config.plateau_after or not ratios or "none" not in scores:
-            return
+            return False
         gain = scores["none"] - min(ratios)
         self.idle = self.idle + 1 if gain < self.config.plateau_gain else 0
         if self.idle >= 3:
@@ -179,6 +206,7 @@ class _Watch:
                 f"the last three evaluations: the decoder does not learn to read them; start with finer ratios, raise the learning rate "
                 f"({self.config.lr}) or the quotes, or begin from trained weights"
             )
+        return False
 
 
 def held_out_losses(trainee: Trainee, batches: Mapping[str, Sequence[Batch]]) -> dict[str, float]:

@@ -27,16 +27,19 @@ if TYPE_CHECKING:
 
 LINEAR_LAYERS = "all-linear"
 TEACHER = "teacher"
+RARITY_TEMPERATURE = 12.0
+"""Nats of surprise that make a token count e times as much in a mean. Of 4, 7 and 12, untrained, 12 was the best at 4x to 16x."""
 
 EncoderTraining = Literal["lora", "full", "frozen"]
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Rank and alpha of the LoRAs, on all linear layers."""
+    """Rank and alpha of a LoRA, and the layers it is on: "all-linear", or the ends of their names."""
 
     rank: int = 16
     alpha: int = 32
+    layers: str | tuple[str, ...] = LINEAR_LAYERS
 
 
 class Trainee(nn.Module, ABC):
@@ -151,9 +154,36 @@ class MeanPoolTrainee(Trainee):
     def centre_on(self, contexts: Sequence[Context]) -> None:
         """Start the projector's centre at the mean token embedding of running text (about 2,000 documents are enough)."""
         weight = self.decoder.get_input_embeddings().weight
-        ids = torch.tensor([i for c in contexts[:2000] for i in c.ids], device=weight.device)
-        counts = torch.bincount(ids, minlength=weight.shape[0]).float()
+        counts = self._counts(contexts)
         self.encoder.projector.centre.copy_((counts / counts.sum()) @ weight.float())
+
+    @torch.no_grad()
+    def weigh_by_rarity(self, contexts: Sequence[Context], temperature: float = RARITY_TEMPERATURE) -> float:
+        """Start salience where a token's weight is that of its surprise, ``(-log frequency) / temperature`` up to a constant: the least
+        squares fit on the hidden states of some 120 of ``contexts``. Returns the share of the variance that the fit explains."""
+        salience = self.encoder.projector.salience
+        if salience is None:
+            raise BadInput("this trainee has no salience; make it with salience=True")
+        counts = self._counts(contexts) + 1
+        rarity = -(counts / counts.sum()).log()
+        states, wanted = [], []
+        for context in contexts[:: max(1, len(contexts) // 120)]:
+            ids, mask = pad([context.ids[: self.segment_length]], self.encoder.trunk.device)
+            states.append(self.encoder.states(ids, mask)[1][0].float())
+            wanted.append(rarity[ids[0]])
+        x, y = torch.cat(states), torch.cat(wanted)
+        y = y - y.mean()
+        gram = x.T @ x
+        ridge = 0.01 * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+        fit = torch.linalg.solve(gram + ridge, x.T @ y)
+        salience.copy_(fit / temperature)
+        return 1 - float((x @ fit - y).pow(2).mean() / y.pow(2).mean())
+
+    def _counts(self, contexts: Sequence[Context]) -> torch.Tensor:
+        """How often each token occurs in the first 2,000 of ``contexts``, ``(vocabulary,)`` float32."""
+        weight = self.decoder.get_input_embeddings().weight
+        ids = torch.tensor([i for c in contexts[:2000] for i in c.ids], device=weight.device)
+        return torch.bincount(ids, minlength=weight.shape[0]).float()
 
     def context_vectors(self, contexts: Sequence[tuple[int, ...]], ratio: int) -> list[torch.Tensor]:
         """See Trainee: ``(ceil(n_tokens / ratio), hidden)`` each."""
@@ -207,10 +237,11 @@ class SummaryTokenTrainee(Trainee):
 
 
 def with_lora(model: Any, lora: LoraSettings, task: str) -> Any:
-    """``model`` with a trainable LoRA named "default" on all its linear layers, in the model's dtype."""
+    """``model`` with a trainable LoRA named "default", in the model's dtype."""
     from peft import LoraConfig, get_peft_model
 
-    settings = LoraConfig(task_type=task, r=lora.rank, lora_alpha=lora.alpha, target_modules=LINEAR_LAYERS)
+    layers = lora.layers if isinstance(lora.layers, str) else list(lora.layers)
+    settings = LoraConfig(task_type=task, r=lora.rank, lora_alpha=lora.alpha, target_modules=layers)
     return get_peft_model(model, settings, autocast_adapter_dtype=False)
 
 

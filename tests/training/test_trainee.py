@@ -16,7 +16,7 @@ from lloco_integrations.training.export import export_adapter
 from lloco_integrations.training.packing import weighted_mean
 from lloco_integrations.training.trainee import LoraSettings, SummaryTokenTrainee, Trainee
 from tests import tiny
-from tests.training.houses import LORA, contexts, sampler, stir, trainee
+from tests.training.houses import LORA, PROMPTER, contexts, sampler, stir, trainee
 
 
 def summary_tokens(**options: object) -> SummaryTokenTrainee:
@@ -120,3 +120,19 @@ def test_the_encoder_may_be_trained_in_part_whole_or_not(training: str, moves: s
 
 def test_weighted_mean() -> None:
     assert weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([3.0, 1.0])).item() == 1.5
+
+
+def test_salience_starts_as_rarity(files: tuple[Path, Path]) -> None:
+    """Rare tokens weigh more at the start, by what the hidden states tell of their frequency."""
+    some = contexts(files)
+    with pytest.raises(BadInput, match="has no salience"):
+        trainee().weigh_by_rarity(some)
+    model = trainee(salience=True).eval()
+    assert model.weigh_by_rarity(some, temperature=2.0) > 0.5
+    ids = torch.tensor([some[3].ids])
+    salience = model.encoder.projector.salience
+    assert salience is not None
+    weight = (model.encoder.states(ids, torch.ones_like(ids, dtype=torch.bool))[1][0] @ salience).detach()
+    common = [i for i, token in enumerate(some[3].ids) if PROMPTER.text_of([token]) == "o"]
+    rare = [i for i, token in enumerate(some[3].ids) if PROMPTER.text_of([token]) == "3"]
+    assert rare and common and weight[rare].mean() > weight[common].mean() + 0.3

@@ -31,6 +31,7 @@ def command(
     chunk_size: Annotated[int, typer.Option(min=1, help="Tokens of a passage, at most, as LlamaIndex counts them.")] = 256,
     chunk_overlap: Annotated[int, typer.Option(min=0, help="Tokens that neighbouring passages share.")] = 32,
     storage: Annotated[str | None, typer.Option(help="How a new store keeps vectors: exact, or int8 (half the size or less).")] = None,
+    group: Annotated[str | None, typer.Option(help="Adapter group that the documents are in; what is stored already moves to it.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if a file had to be skipped.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
@@ -60,10 +61,15 @@ def command(
         task = progress.add_task("reading files", total=None, unit="")
         result = scan(catalogue, paths, splitting, lambda done, total: progress.update(task, completed=done, total=total))
         texts = _texts(catalogue, paths)
-        missing = _missing(opened, fingerprint, texts)
-        done = _compress(Engine(model, opened, device=device), missing, progress) if missing else (0, 0.0)
+        missing, moved = _missing(opened, fingerprint, texts, group)
+        engine = Engine(model, opened, device=device)
+        done = _compress(engine, missing, group, progress) if missing else (0, 0.0)
+        if moved:
+            engine.compress(moved, groups=[group] * len(moved))
         catalogue.forget_vectors()
     _report(result, len(texts), len(missing), *done)
+    if moved:
+        typer.echo(f"group: {len(moved):,} passages were moved to {printable(str(group))}")
     if not texts and not result.gone:
         raise BadInput(f"none of the {len(result.skipped)} files found could be used" if result.skipped else "found no files to compress")
     if strict and result.skipped:
@@ -95,12 +101,16 @@ def _texts(catalogue: Catalogue, paths: Sequence[Path]) -> list[str]:
     return list(dict.fromkeys(text for path in paths for text in catalogue.texts_under(absolute(path))))
 
 
-def _missing(store: SummaryStore, fingerprint: str, texts: Sequence[str]) -> list[str]:
-    there = store.contains_many([store.key(fingerprint, text) for text in texts])
-    return [text for text, present in zip(texts, there, strict=True) if not present]
+def _missing(store: SummaryStore, fingerprint: str, texts: Sequence[str], group: str | None) -> tuple[list[str], list[str]]:
+    """The texts that the store does not hold, and those that it holds in another group than the one asked for."""
+    keys = [store.key(fingerprint, text) for text in texts]
+    if group is None:
+        return [text for text, present in zip(texts, store.contains_many(keys), strict=True) if not present], []
+    infos = list(zip(texts, store.info_many(keys), strict=True))
+    return [t for t, info in infos if info is None], [t for t, info in infos if info is not None and info.group != group]
 
 
-def _compress(engine: Engine, texts: Sequence[str], progress: Progress) -> tuple[int, float]:
+def _compress(engine: Engine, texts: Sequence[str], group: str | None, progress: Progress) -> tuple[int, float]:
     """Compresses ``texts`` batch by batch, each durable before the next. Returns tokens done and tokens a second."""
     task = progress.add_task("loading the model", total=None, unit="")
     model = engine.model
@@ -113,7 +123,7 @@ def _compress(engine: Engine, texts: Sequence[str], progress: Progress) -> tuple
         )
     progress.reset(task, description="compressing", total=sum(sizes), unit="tokens")
     for batch in _batches(texts, sizes):
-        engine.compress(batch, progress=lambda n: progress.advance(task, n))
+        engine.compress(batch, groups=[group] * len(batch), progress=lambda n: progress.advance(task, n))
     elapsed = progress.tasks[-1].elapsed or 0.0
     return sum(sizes), sum(sizes) / elapsed if elapsed else 0.0
 

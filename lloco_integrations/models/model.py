@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from lloco_integrations.backends.base import Backend
 from lloco_integrations.compressors.base import Compressor, Progress
 from lloco_integrations.errors import BadInput, IncompatibleAdapter, LLoCOError, PlaceholderError
+from lloco_integrations.models.card import check_card
 from lloco_integrations.placeholder import Placeholder, unknown_key
 from lloco_integrations.prompting import Prompter, Segment
 from lloco_integrations.types import (
@@ -194,10 +195,12 @@ class LLoCOModel:
 
     def _adapter_path(self, given: str | None) -> str | None:
         name = self._adapter_name(given)
-        if name is None or name in self.adapters:
-            return None if name is None else self.adapters[name]
-        if "/" in name or Path(name).is_dir():
-            return name
+        if name is None:
+            return None
+        path = self.adapters.get(name, name)
+        if name in self.adapters or "/" in name or Path(name).is_dir():
+            check_card(path, self.name, self.fingerprint)
+            return path
         known = ", ".join(sorted(self.adapters)) or "none"
         raise IncompatibleAdapter(f"no adapter is named {name!r} (known: {known}); pass adapters={{{name!r}: path}}")
 

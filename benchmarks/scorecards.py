@@ -4,7 +4,8 @@
     python benchmarks/scorecards.py --render          # the page again, from the JSONs
 
 Each set is what ``lloco eval`` gives; an interrupted set goes on where it stopped, a finished one is left as it is (delete its JSON to
-measure it again). ``--texts NAME=FOLDER`` adds another compressor's texts from FOLDER/SET.jsonl where that file is.
+measure it again). ``--reuse`` measures a finished set again, but takes the rows that do not depend on our weights from its JSON.
+``--texts NAME=FOLDER`` adds another compressor's texts from FOLDER/SET.jsonl where that file is.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lloco_integrations.evaluation.reuse import reusable
 from lloco_integrations.evaluation.scores import METRICS, NAMES
+from lloco_integrations.evaluation.table import taken
 
 SETS = {
     "squad_paragraph": ("squad_paragraph.dev",),
@@ -46,11 +49,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--reuse", action="store_true", help="measure finished sets again, but for the rows of other readers than ours")
     parser.add_argument("--render", action="store_true", help="measure nothing, write the page from the JSONs")
     args = parser.parse_args()
     if not args.render:
         for name in args.sets:
-            if (RESULTS / f"{name}.json").exists():
+            if (RESULTS / f"{name}.json").exists() and not args.reuse:
                 print(f"{name} is measured; delete its JSON to measure it again", flush=True)
             else:
                 print(f"\n{name}", flush=True)
@@ -68,7 +72,14 @@ def measure(name: str, args: argparse.Namespace) -> None:
 
     folder = Path(os.environ.get("LLOCO_DATA", "../shared/data"))
     others = {one.partition("=")[0]: Path(one.partition("=")[2]) / f"{name}.jsonl" for one in args.texts}
-    methods = ["none", "raw", *(["raw+lora"] if args.raw_adapter else []), "truncate", "lloco"]
+    methods = [
+        "none",
+        "raw",
+        *(["raw+lora"] if args.raw_adapter else []),
+        "truncate",
+        "lloco",
+        *(["lloco+adapter"] if args.adapter else []),
+    ]
     settings = Settings(
         docs=tuple(folder / f"{part}.docs.jsonl.gz" for part in SETS[name]),
         qa=tuple(folder / f"{part}.qa.jsonl.gz" for part in SETS[name]),
@@ -81,8 +92,17 @@ def measure(name: str, args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         device=args.device,
         dtype=args.dtype,
+        reuse=earlier(RESULTS / f"{name}.json") if args.reuse else None,
     )
     run(settings, settings.out.with_suffix(".png"), command_of(name, settings))
+
+
+def earlier(path: Path) -> Path | None:
+    """The report at ``path``, which stays until the new one takes its place, if rows can be taken from it."""
+    if path.exists() and reusable(json.loads(path.read_text())):
+        return path
+    print(f"{path.name} holds no results to take over; all rows are measured", flush=True)
+    return None
 
 
 def command_of(name: str, settings: Any) -> str:
@@ -168,6 +188,7 @@ def _part(name: str, report: Mapping[str, Any], results: str) -> list[str]:
     versions = ", ".join(f"{n} {v}" for n, v in report["versions"].items())
     lines += ["", report["verdict"]]
     lines += ["", f"Questions whose text was cut to fit the window: {', '.join(cuts)}."] if cuts else []
+    lines += [line for note in taken(report) for line in ("", note)]
     lines += [
         "",
         f"![{name}: score against positions]({results}/{name}.png)",

@@ -14,6 +14,9 @@ class Backend(ABC):
     window: int
     """Positions that prompt and answer share."""
 
+    ends: list[int]
+    """Ids that end an answer; none for a model that has no such token."""
+
     max_adapters: int = 8
     """Adapters kept in memory; what is over that is dropped, least recently used first, and loaded again when it is wanted."""
 

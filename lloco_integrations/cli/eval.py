@@ -22,13 +22,18 @@ def command(
     docs: Annotated[list[Path], typer.Option(help="Documents, JSONL or JSONL.gz: {doc_id, text}. May be repeated, one --qa for each.")],
     qa: Annotated[list[Path], typer.Option(help="Questions: {id, doc_id, question, answers, choices?, answer_index?}.")],
     out: Annotated[Path, typer.Option("--json", help="Where the report goes; unfinished results are kept beside it.")],
-    methods: Annotated[str, typer.Option(help="Some of none, raw, raw+lora, truncate, lloco.")] = "none,raw,raw+lora,truncate,lloco",
-    ratio: Annotated[str | None, typer.Option(help="Source tokens per position, for truncate and lloco.  [default: 4,8,16,32]")] = None,
+    methods: Annotated[
+        str, typer.Option(help="Some of none, raw, raw+lora, truncate, retrieve, lloco, lloco+adapter, lloco+retrieve.")
+    ] = "none,raw,raw+lora,truncate,lloco",
+    ratio: Annotated[str | None, typer.Option(help="The document's tokens per position, where a row has it.  [default: 4,8,16,32]")] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of the report: .png, .svg or .pdf.")] = None,
     texts: Annotated[list[str] | None, typer.Option(help="NAME=FILE, another compressor's texts: {id: question id, text}.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="Folder of a LoRA on the decoder, for lloco.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="Folder of a LoRA on the decoder, for lloco+adapter.")] = None,
     raw_adapter: Annotated[str | None, typer.Option(help="Folder of a LoRA on the base, trained on raw text.")] = None,
     none_adapter: Annotated[str | None, typer.Option(help="Folder of a LoRA on the base, trained without context.")] = None,
+    reuse: Annotated[
+        Path | None, typer.Option(help="Earlier report of the same questions: its rows that do not depend on our weights are taken over.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions, spread over the documents.  [default: all]")] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of questions and of the intervals.")] = 0,
     model: ModelOption = "smollm2-135m",
@@ -60,6 +65,7 @@ def command(
         batch_size=batch_size,
         device=device,
         dtype=dtype,
+        reuse=reuse,
     )
     run(settings, plot, shlex.join(["lloco", *sys.argv[1:]]))
 

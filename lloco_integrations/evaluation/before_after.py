@@ -10,17 +10,16 @@ from lloco_integrations.evaluation.intervals import Bootstrap
 from lloco_integrations.evaluation.metrics import Interval, f1
 from lloco_integrations.evaluation.prompts import share
 from lloco_integrations.evaluation.reader import Reader
+from lloco_integrations.training.lessons import asked_of, read
 from lloco_integrations.training.templates import PLAIN
 
 if TYPE_CHECKING:
-    import torch
-
     from lloco_integrations.models import LLoCOModel
     from lloco_integrations.store import SummaryStore
     from lloco_integrations.training.contexts import Context
     from lloco_integrations.training.lessons import Lessons
 
-TEXT = "the text itself"
+TEXT = "the text"
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,8 @@ def before_after(
         nonlocal done
         made = _Row([], [], [], [])
         for number, context in enumerate(asked):
-            made.ask(str(number), context, _content(model, store, lessons, context, ratio), model, reader, max_new_tokens)
+            content: Any = list(context.ids) if ratio is None else read(model, store, lessons.keys[context.ids], ratio)
+            made.ask(str(number), context, content, model, reader, max_new_tokens)
             done += len(context.questions)
             if progress is not None:
                 progress(done, total)
@@ -126,17 +126,7 @@ class _Row:
         return sum(self.positions) / len(self.positions)
 
 
-def _content(model: LLoCOModel, store: SummaryStore, lessons: Lessons, context: Context, ratio: int | None) -> list[int] | torch.Tensor:
-    if ratio is None:
-        return list(context.ids)
-    [summary] = store.get_many([lessons.keys[context.ids]])
-    assert summary is not None, "prepare() found it"
-    return model.compressor.read(summary, ratio if summary.window else None)
-
-
 def _spread(contexts: Sequence[Context], limit: int) -> list[Context]:
-    from lloco_integrations.training.lessons import asked_of
-
     each = max(1, limit // max(1, len(contexts)))
     step = max(1, len(contexts) // limit)
     return [asked_of(c, each) for c in contexts[::step]]

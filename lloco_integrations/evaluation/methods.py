@@ -1,11 +1,10 @@
-"""The rows of a scorecard, and what each of them shows of a document."""
+"""The rows of a scorecard, and which of them there can be."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,43 +13,25 @@ from lloco_integrations.evaluation.cases import Case
 from lloco_integrations.evaluation.datasets import read_lines
 
 if TYPE_CHECKING:
-    import torch
-
     from lloco_integrations.models import LLoCOModel
-    from lloco_integrations.types import SummaryEmbeddings
 
-METHODS = ("none", "raw", "raw+lora", "truncate", "lloco")
+METHODS = ("none", "raw", "raw+lora", "truncate", "retrieve", "lloco", "lloco+adapter", "lloco+retrieve")
+USUAL = ("none", "raw", "raw+lora", "truncate", "lloco")
+"""What is measured if nothing else is asked for."""
+OURS = ("lloco", "lloco+adapter", "lloco+retrieve")
+"""Those that read summaries: of the whole document, and of passages found for the question."""
+RETRIEVING = ("retrieve", "lloco+retrieve")
+_AT_RATIOS = ("truncate", "retrieve", *OURS)
 RATIOS = (4, 8, 16, 32)
 
 
 @dataclass(frozen=True)
 class Row:
-    """``kind``: one of METHODS, or "texts" for another compressor's; ``ratio``: source tokens per position, where the row has one."""
+    """``kind``: one of METHODS, or "texts" for another compressor's; ``ratio``: the document's tokens per position, where the row has one."""
 
     name: str
     kind: str
     ratio: int | None = None
-
-
-@dataclass(frozen=True)
-class Context:
-    """What stands for a document: a text, token ids or vectors ``(n, hidden_size)``; its positions, those of the whole text, and the bytes
-    that must be kept to show it."""
-
-    content: str | list[int] | torch.Tensor
-    positions: int
-    source_tokens: int
-    n_bytes: int
-    compress_seconds: float | None = None
-
-    def cut(self, room: int, model: LLoCOModel) -> Context:
-        """The first ``room`` positions of it."""
-        if isinstance(self.content, str):
-            return of_ids(model, ids_of(model, self.content)[:room], self.source_tokens)
-        if isinstance(self.content, list):
-            return of_ids(model, self.content[:room], self.source_tokens)
-        rows = self.content[:room]
-        return replace(self, content=rows, positions=len(rows), n_bytes=rows.numel() * rows.element_size())
 
 
 def plan(methods: Sequence[str], ratios: Sequence[int], texts: Sequence[str] = ()) -> list[Row]:
@@ -66,7 +47,7 @@ def plan(methods: Sequence[str], ratios: Sequence[int], texts: Sequence[str] = (
         raise BadInput(f"no method was asked for; use some of {', '.join(METHODS)}")
     rows: list[Row] = []
     for method in dict.fromkeys(methods):
-        if method in ("truncate", "lloco"):
+        if method in _AT_RATIOS:
             if not ratios:
                 raise BadInput(f"{method} needs a ratio; use --ratio 4,8,16,32")
             rows += [Row(f"{method}@{ratio}", method, ratio) for ratio in dict.fromkeys(ratios)]
@@ -83,7 +64,7 @@ def plan(methods: Sequence[str], ratios: Sequence[int], texts: Sequence[str] = (
 def check_ratios(rows: Sequence[Row], model: LLoCOModel) -> None:
     """Raise BadInput for a ratio that ``model`` does not give, naming those that it gives."""
     for row in rows:
-        if row.kind == "lloco" and row.ratio not in model.spec.ratios:
+        if row.kind in ("lloco", "lloco+adapter") and row.ratio not in model.spec.ratios:
             raise BadInput(f"ratio {row.ratio} is not one that {model.name} gives; use some of {', '.join(map(str, model.spec.ratios))}")
 
 
@@ -104,65 +85,3 @@ def read_texts(path: Path, cases: Sequence[Case]) -> dict[str, str]:
     if missing:
         raise BadInput(f"{path} has no text for {len(missing)} of the questions, the first is {missing[0]!r}; add a line for each")
     return texts
-
-
-def ids_of(model: LLoCOModel, text: str) -> list[int]:
-    """Token ids of ``text`` as a prompt shows it; none for a blank one."""
-    from lloco_integrations.placeholder import neutralise
-
-    return model.text_ids(neutralise(text)) if text.strip() else []
-
-
-def of_text(model: LLoCOModel, text: str, source_tokens: int | None = None) -> Context:
-    """A text as it is."""
-    n = len(ids_of(model, text))
-    return Context(text, n, n if source_tokens is None else source_tokens, len(text.encode()))
-
-
-def of_ids(model: LLoCOModel, ids: list[int], source_tokens: int) -> Context:
-    """The first tokens of a text."""
-    assert model.prompter is not None
-    return Context(ids, len(ids), source_tokens, len(model.prompter.text_of(ids).encode()))
-
-
-class Shown:
-    """Contexts of the rows. A document is compressed once for all ratios, when a row first needs it.
-
-    ``texts``: for each row of that kind, question id -> text.
-    """
-
-    def __init__(self, model: LLoCOModel, texts: Mapping[str, Mapping[str, str]] | None = None) -> None:
-        self.model = model
-        self.texts = texts or {}
-        self._summaries: dict[str, tuple[SummaryEmbeddings, float]] = {}
-
-    def contexts(self, row: Row, case: Case) -> list[tuple[Context, list[int]]]:
-        """What ``row`` shows, and to which of the case's questions (their indices): one context for all, or one for each text."""
-        everyone = list(range(len(case.questions)))
-        text = case.document.text
-        if row.kind == "texts":
-            groups: dict[str, list[int]] = {}
-            for i, question in enumerate(case.questions):
-                groups.setdefault(self.texts[row.name][question.id], []).append(i)
-            n = len(ids_of(self.model, text))
-            return [(of_text(self.model, shown, n), some) for shown, some in groups.items()]
-        if row.kind == "none":
-            return [(Context("", 0, len(ids_of(self.model, text)), 0), everyone)]
-        if row.kind == "truncate":
-            ids = ids_of(self.model, text)
-            return [(of_ids(self.model, ids[: math.ceil(len(ids) / (row.ratio or 1))], len(ids)), everyone)]
-        if row.kind == "lloco":
-            return [(self._vectors(case, row.ratio), everyone)]
-        return [(of_text(self.model, text), everyone)]
-
-    def _vectors(self, case: Case, ratio: int | None) -> Context:
-        import time
-
-        key = case.document.doc_id
-        if key not in self._summaries:
-            began = time.perf_counter()
-            (summary,) = self.model.compress([case.document.text])
-            self._summaries[key] = (summary, time.perf_counter() - began)
-        summary, seconds = self._summaries[key]
-        rows = self.model.compressor.read(summary, ratio)
-        return Context(rows, rows.shape[0], summary.n_tokens, rows.numel() * summary.vectors.element_size(), seconds)

@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from lloco_integrations.errors import BadInput, MissingExtra
+from lloco_integrations.evaluation.methods import OURS
 from lloco_integrations.evaluation.scores import NAMES
 
 FORMATS = (".png", ".svg", ".pdf")
-_COLOURS = {"lloco": "#0b6e99", "truncate": "#b5651d"}
+_COLOURS = {
+    "lloco": "#0b6e99",
+    "lloco+adapter": "#0aa5c9",
+    "lloco+retrieve": "#5b4bb3",
+    "truncate": "#b5651d",
+    "retrieve": "#c9a227",
+}
 _LEVELS = {"none": ("#888888", ":"), "raw": ("#555555", "--"), "raw+lora": ("#222222", "-")}
 
 
@@ -60,7 +67,7 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
             marker="o",
             markersize=4.5,
             capsize=3,
-            linewidth=1.8 if name == "lloco" else 1.2,
+            linewidth=1.8 if name in OURS else 1.2,
         )
     if lines:
         axes.set_xscale("log", base=2)

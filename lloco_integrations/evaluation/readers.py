@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lloco_integrations.models import LLoCOModel
 
 SHIPPED, SHIPPED_ADAPTER, BASE, BASE_RAW, BASE_NONE = "shipped", "shipped + adapter", "base", "base + raw adapter", "base + none adapter"
+RIVALS = (BASE, BASE_RAW, BASE_NONE)
+"""Readers that do not depend on what we trained."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class AdapterPaths:
     none: str | None = None
 
     def check(self, rows: list[Row]) -> None:
-        """Raise IncompatibleAdapter for a path without a directory, and BadInput for raw+lora without its LoRA."""
+        """Raise IncompatibleAdapter for a path without a directory, and BadInput for raw+lora or lloco+adapter without its LoRA, and for a
+        LoRA of lloco+adapter without that row."""
         for option, path in (("--adapter", self.group), ("--raw-adapter", self.raw), ("--none-adapter", self.none)):
             if path is not None and not Path(path).expanduser().is_dir():
                 raise IncompatibleAdapter(f"{option} {path}: there is no such directory; give the folder of a LoRA in PEFT format")
@@ -38,13 +41,24 @@ class AdapterPaths:
                 "give it, or leave raw+lora out of --methods"
             )
 
+        ours = any(row.kind == "lloco+adapter" for row in rows)
+        if self.group is None and ours:
+            raise BadInput(
+                "lloco+adapter needs --adapter DIR, a LoRA of the decoder that was learnt on summaries; "
+                "give it, or leave lloco+adapter out of --methods"
+            )
+        if self.group is not None and not ours:
+            raise BadInput(f"--adapter {self.group} is read by lloco+adapter alone; add that to --methods, or leave --adapter out")
+
     def reader_of(self, row: Row) -> str:
         """The name of the reader of ``row``."""
         if row.kind == "none":
             return SHIPPED if self.none is None else BASE_NONE
-        if row.kind == "lloco":
-            return SHIPPED if self.group is None else SHIPPED_ADAPTER
-        if row.kind in ("truncate", "texts"):
+        if row.kind in ("lloco", "lloco+retrieve"):
+            return SHIPPED
+        if row.kind == "lloco+adapter":
+            return SHIPPED_ADAPTER
+        if row.kind in ("truncate", "retrieve", "texts"):
             return SHIPPED if self.raw is None else BASE_RAW
         return BASE if row.kind == "raw" else BASE_RAW
 

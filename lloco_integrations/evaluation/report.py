@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from lloco_integrations.errors import BadInput
 from lloco_integrations.evaluation.intervals import ROUNDS, Bootstrap, Means
+from lloco_integrations.evaluation.methods import OURS
+from lloco_integrations.evaluation.reuse import EACH
 from lloco_integrations.evaluation.scores import METRICS, Score, primary, score
 from lloco_integrations.evaluation.verdict import verdict
 
@@ -22,12 +24,15 @@ if TYPE_CHECKING:
     from lloco_integrations.evaluation.scorecard import Outcome
 
 WHAT = "Questions about documents: no context, raw text, cut text, other compressors' texts and summaries at each ratio"
+_JUDGED = ("truncate", "retrieve", "texts", *OURS)
 _MEANS = ("positions", "prompt_positions", "source_tokens", "bytes", "read_seconds", "answer_seconds")
 
 
 def build(outcome: Outcome, command: str) -> dict[str, Any]:
     """The report. Scores in percent, ``nll`` in nats a token of the first answer; intervals are 95 %, documents resampled;
-    ``rel`` is (row - none) / (raw+lora - none) in the metric ``primary``. ``questions`` are told once, rows' ``answers`` name them by id."""
+    ``rel`` is (row - none) / (raw+lora - none) in the metric ``primary``. ``questions`` are told once, rows' ``answers`` name them by id;
+    ``each`` is what was measured for each of these, in their order, and ``identity`` what it depends on. A row that was taken from an
+    earlier report says so: ``reused`` is that report's date and ``machine`` its machine."""
     settings = outcome.settings
     questions = [q for case in outcome.cases for q in case.questions]
     bootstrap = Bootstrap([case.document.doc_id for case in outcome.cases], seed=settings.seed)
@@ -41,7 +46,9 @@ def build(outcome: Outcome, command: str) -> dict[str, Any]:
         "base": settings.base,
         "fingerprint": outcome.model.fingerprint,
         "adapters": {
-            name: {"name": Path(path).name, "identity": outcome.identities[name]} for name, path in vars(settings.adapters).items() if path
+            name: {"name": Path(path).name, "identity": outcome.identity["adapters"][name]}
+            for name, path in vars(settings.adapters).items()
+            if path
         },
         "template": settings.template,
         "seed": settings.seed,
@@ -58,6 +65,7 @@ def build(outcome: Outcome, command: str) -> dict[str, Any]:
         "date": date.today().isoformat(),
         "machine": _machine(outcome),
         "versions": _versions(),
+        "identity": outcome.identity,
         "rows": {name: sheet.as_dict(sheets) for name, sheet in sheets.items()},
         "questions": [{"id": q.id, "doc_id": q.doc_id, "question": q.question, "answers": list(q.answers)} for q in questions],
     }
@@ -71,6 +79,7 @@ class _Sheet:
     def __init__(self, outcome: Outcome, row: Row, bootstrap: Bootstrap, metric: str) -> None:
         self.row = row
         self.reader = outcome.readers[row.name]
+        self.origin = outcome.reused.get(row.name)
         self.bootstrap = bootstrap
         self.results: list[dict[str, Any]] = []
         self.scores: list[Score] = []
@@ -107,24 +116,27 @@ class _Sheet:
         out["unanswerable"] = {"n": n - sum(answerable), "says_unknown": _rounded(says)} if says else None
         out["wrongly_says_unknown"] = _rounded(self.means([u if a else None for u, a in zip(unknown, answerable, strict=True)]))
         out |= self._compared(sheets)
+        if self.origin is not None:
+            out |= {"reused": self.origin.date, "machine": self.origin.machine}
         out["answers"] = [
             {"id": r["id"], "answer": r["answer"], "f1": None if s.f1 is None else round(s.f1, 1)}
             for r, s in zip(self.results, self.scores, strict=True)
         ]
+        out["each"] = {key: [r[key] for r in self.results] for key in EACH}
         return out
 
     def _compared(self, sheets: Mapping[str, _Sheet]) -> dict[str, Any]:
-        """``rel`` and why it is missing, and the differences to no context and to the text cut to the same positions."""
-        kind = self.row.kind
-        judged = kind in ("truncate", "lloco", "texts")
+        """``rel`` and why it is missing, and the differences to no context, and to the text cut to, and found for, the same positions."""
+        judged, ours = self.row.kind in _JUDGED, self.row.kind in OURS
         none, full = sheets.get("none"), sheets.get("raw+lora")
-        cut = sheets.get(f"truncate@{self.row.ratio}") if kind == "lloco" else None
+        cut, found = (sheets.get(f"{kind}@{self.row.ratio}") if ours else None for kind in ("truncate", "retrieve"))
         rel, reason = _rel(self.primary, _primary(none), _primary(full)) if judged else (None, None)
         return {
             "rel": _rounded(rel, 4),
             "rel_reason": reason,
             "over_none": _rounded(_minus(self.primary, _primary(none))) if judged else None,
             "over_truncate": _rounded(_minus(self.primary, _primary(cut))),
+            "over_retrieve": _rounded(_minus(self.primary, _primary(found))),
         }
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lloco_integrations import embedding
 from lloco_integrations.errors import BadInput, PromptTooLong
+from lloco_integrations.evaluation import reuse
 from lloco_integrations.evaluation.cases import Case, load_cases
-from lloco_integrations.evaluation.methods import METHODS, RATIOS, Row, Shown, check_ratios, plan, read_texts
+from lloco_integrations.evaluation.contexts import Shown
+from lloco_integrations.evaluation.datasets import Question
+from lloco_integrations.evaluation.identity import identity
+from lloco_integrations.evaluation.methods import RATIOS, RETRIEVING, USUAL, Row, check_ratios, plan, read_texts
 from lloco_integrations.evaluation.partial import Partial
 from lloco_integrations.evaluation.prompts import find_template, overhead, share
 from lloco_integrations.evaluation.readers import AdapterPaths, Readers
+from lloco_integrations.evaluation.reuse import Origin, Reused
 from lloco_integrations.evaluation.scores import rouge_l
-from lloco_integrations.fingerprint import adapter_identity, file_hash
+from lloco_integrations.fingerprint import adapter_identity
 
 if TYPE_CHECKING:
     from lloco_integrations.evaluation.reader import Reader
@@ -30,12 +36,13 @@ _JUNCTION = 8  # tokens by which a text may take another number of positions ins
 @dataclass(frozen=True)
 class Settings:
     """What to measure. ``docs`` and ``qa`` pair in order; ``texts``: name of the row -> file; ``ratios`` None: 4, 8, 16 and 32, as far as
-    the model has them; ``base``: the model without our LoRAs, None is what ``model`` was made from."""
+    the model has them; ``base``: the model without our LoRAs, None is what ``model`` was made from; ``reuse``: an earlier report, from
+    which rows are taken that do not depend on our weights."""
 
     docs: tuple[Path, ...]
     qa: tuple[Path, ...]
     out: Path
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = USUAL
     ratios: tuple[int, ...] | None = None
     texts: dict[str, Path] = field(default_factory=dict)
     adapters: AdapterPaths = field(default_factory=AdapterPaths)
@@ -48,11 +55,13 @@ class Settings:
     batch_size: int = 8
     device: str = "auto"
     dtype: str = "auto"
+    reuse: Path | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """``results``: (row's name, document's id) -> what ``Runner.ask`` gives; ``identities``: content hashes of the adapters given."""
+    """``results``: (row's name, document's id) -> what ``Runner.ask`` gives; ``identity``: what they depend on; ``reused``: the rows that
+    were taken from an earlier report."""
 
     settings: Settings
     rows: list[Row]
@@ -60,7 +69,8 @@ class Outcome:
     results: dict[tuple[str, str], dict[str, Any]]
     readers: dict[str, str]
     model: LLoCOModel
-    identities: dict[str, str]
+    identity: dict[str, Any]
+    reused: dict[str, Origin]
 
 
 def measure(settings: Settings, finish: Callable[[Outcome], None], progress: Progress | None = None) -> None:
@@ -77,31 +87,38 @@ def measure(settings: Settings, finish: Callable[[Outcome], None], progress: Pro
     texts = {name: read_texts(path, cases) for name, path in settings.texts.items()}
     check_writable(settings.out)
     rouge_l("", [""])  # says what to install before hours are spent
+    if any(row.kind in RETRIEVING for row in rows):
+        embedding.model_directory()
+    earlier = None if settings.reuse is None else reuse.read(settings.reuse)
     from lloco_integrations.models import load_model
+    from lloco_integrations.models.card import check_card
 
     model = load_model(settings.model, device=settings.device, dtype=settings.dtype)
     if model.prompter is None:
         raise BadInput(f"{settings.model} has no tokenizer, so it cannot be asked; add its tokenizer files")
+    if settings.adapters.group is not None:
+        check_card(settings.adapters.group, model.name, model.fingerprint)
     if settings.ratios is None:
         ratios = [r for r in RATIOS if r in model.spec.ratios] or list(model.spec.ratios)
         rows = plan(settings.methods, ratios, list(settings.texts))
     check_ratios(rows, model)
+    used = {row.name: settings.adapters.reader_of(row) for row in rows}
+    adapters = {k: adapter_identity(p) for k, p in vars(settings.adapters).items() if p is not None}
+    this = identity(settings, rows, used, model, adapters)
+    old = Reused() if earlier is None or settings.reuse is None else reuse.take(earlier, settings.reuse, rows, used, cases, this)
     readers = Readers(model, settings.adapters, settings.base, settings.device, settings.dtype, settings.batch_size)
     runner = Runner(model, template, readers, Shown(model, texts), settings.max_new_tokens)
-    identities = {k: adapter_identity(p) for k, p in vars(settings.adapters).items() if p is not None}
-    with Partial(settings.out, _identity(settings, rows, model, identities)) as partial:
-        by_reader = sorted(rows, key=lambda row: settings.adapters.reader_of(row))  # each model is loaded once
-        total = len(rows) * len(cases)
-        for row in by_reader:
-            for case in cases:
-                if (row.name, case.document.doc_id) not in partial.done:
-                    if progress is not None:
-                        progress(row.name, len(partial.done), total)
-                    partial.add(row.name, case.document.doc_id, {"questions": runner.ask(row, case)})
+    with Partial(settings.out, this) as partial:
+        by_reader = sorted((row for row in rows if row.name not in old.rows), key=lambda row: used[row.name])  # each model is loaded once
+        pairs = [(row, case) for row in by_reader for case in cases]
+        waiting = [(row, case) for row, case in pairs if (row.name, case.document.doc_id) not in partial.done]
+        for i, (row, case) in enumerate(waiting):
+            if progress is not None:
+                progress(row.name, len(pairs) - len(waiting) + i, len(pairs))
+            partial.add(row.name, case.document.doc_id, {"questions": runner.ask(row, case)})
         if progress is not None:
-            progress("", total, total)
-        used = {row.name: settings.adapters.reader_of(row) for row in rows}
-        finish(Outcome(settings, rows, cases, partial.done, used, model, identities))
+            progress("", len(pairs), len(pairs))
+        finish(Outcome(settings, rows, cases, {**partial.done, **old.results}, used, model, this, old.rows))
         partial.delete()
 
 
@@ -125,21 +142,11 @@ class Runner:
         if id(reader.backend) not in self._warm:  # the first pass of a model takes longer than any other
             reader.answer(reader.prefill([[1, 2, 3]]), [[4]], 2)
             self._warm.add(id(reader.backend))
+        room = self._room(reader, case)
         results: dict[int, dict[str, Any]] = {}
-        for context, indices in self.shown.contexts(row, case):
+        for context, indices in self.shown.contexts(row, case, room):
             asked = [case.questions[i] for i in indices]
-            targets = [[self._target(reader, text) for text in (*q.answers[:1], *q.choices)] for q in asked]
-            tail = max(self.max_new_tokens, *(len(t) for some in targets for t in some), 1)
-            longest = max(overhead(self._prompter, self.template, q.question) for q in asked)
-            room = reader.window - longest - tail - _JUNCTION
-            if room < 1:
-                raise PromptTooLong(
-                    f"a question about {case.document.doc_id!r} and its answer take {longest + tail} positions, and the window has "
-                    f"{reader.window}; shorten the question, or lower --max-new-tokens"
-                )
-            cut = context.positions > room
-            if cut:
-                context = context.cut(room, self.model)
+            targets = [self._targets(reader, question) for question in asked]
             prompts = share(self._prompter, self.template, context.content, [q.question for q in asked])
             prefix = reader.prefill(prompts.prefix)
             answers = reader.answer(prefix, prompts.branches, self.max_new_tokens)
@@ -156,15 +163,29 @@ class Runner:
                     "prompt_positions": prefix.n_positions + len(prompts.branches[i]),
                     "source_tokens": context.source_tokens,
                     "bytes": context.n_bytes,
-                    "cut": cut,
-                    "read_seconds": round(prefix.seconds, 5),
+                    "cut": context.cut,
+                    "read_seconds": round(prefix.seconds + (context.find_seconds or 0.0), 5),
                     "answer_seconds": round(answer.seconds, 5),
                     "compress_seconds": context.compress_seconds and round(context.compress_seconds, 5),
                 }
         return [results[i] for i in range(len(case.questions))]
 
-    def _target(self, reader: Reader, answer: str) -> list[int]:
-        return [*self._prompter.text_ids(answer), *reader.ends[:1]]
+    def _room(self, reader: Reader, case: Case) -> int:
+        """Positions that the window has for the context, whichever question is asked."""
+        answers = [target for question in case.questions for target in self._targets(reader, question)]
+        tail = max(self.max_new_tokens, *(len(target) for target in answers), 1)
+        longest = max(overhead(self._prompter, self.template, question.question) for question in case.questions)
+        room = reader.window - longest - tail - _JUNCTION
+        if room < 1:
+            raise PromptTooLong(
+                f"a question about {case.document.doc_id!r} and its answer take {longest + tail} positions, and the window has "
+                f"{reader.window}; shorten the question, or lower --max-new-tokens"
+            )
+        return room
+
+    def _targets(self, reader: Reader, question: Question) -> list[list[int]]:
+        """Token ids of the first answer and of the choices, each with an end token: what a likelihood is taken of."""
+        return [[*self._prompter.text_ids(text), *reader.ends[:1]] for text in (*question.answers[:1], *question.choices)]
 
     @property
     def _prompter(self) -> Any:
@@ -182,32 +203,3 @@ def check_writable(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise BadInput(f"cannot write {path}: {error}; name a file in a folder that you may write") from error
-
-
-def _identity(settings: Settings, rows: Sequence[Row], model: LLoCOModel, identities: dict[str, str]) -> dict[str, Any]:
-    """All that changes a result, by content and not by place."""
-    from lloco_integrations import __version__
-
-    def weights(directory: str | None) -> str | None:
-        files = sorted(Path(directory).expanduser().glob("*.safetensors")) if directory is not None else []
-        return file_hash(files) if files else directory
-
-    dtype = str(model.decoder.dtype).removeprefix("torch.")
-    return {
-        "version": __version__,
-        "docs": [file_hash([p]) for p in settings.docs],
-        "qa": [file_hash([p]) for p in settings.qa],
-        "texts": {name: file_hash([p]) for name, p in settings.texts.items()},
-        "rows": [row.name for row in rows],
-        "model": model.fingerprint,
-        "decoder": weights(str(Path(settings.model) / "decoder")) if Path(settings.model).is_dir() else None,
-        "base": weights(settings.base),
-        "adapters": identities,
-        "template": settings.template,
-        "limit": settings.limit,
-        "seed": settings.seed,
-        "max_new_tokens": settings.max_new_tokens,
-        "batch_size": settings.batch_size,
-        "device": str(model.decoder.device),
-        "dtype": dtype,
-    }

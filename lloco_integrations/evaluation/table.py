@@ -38,11 +38,22 @@ def table(report: Mapping[str, Any], width: int = 80) -> Table:
 
 def notes(report: Mapping[str, Any]) -> list[str]:
     """What a reader of the table must know besides."""
-    return [
+    rows: Mapping[str, Mapping[str, Any]] = report["rows"]
+    said = [
         f"{name}: {row['cut']} of {len(row['answers'])} questions had their text cut to fit the window."
-        for name, row in report["rows"].items()
+        for name, row in rows.items()
         if row["cut"]
     ]
+    return said + taken(report)
+
+
+def taken(report: Mapping[str, Any]) -> list[str]:
+    """Which rows were taken from earlier reports, and when and where they were measured."""
+    origins: dict[tuple[str, str], list[str]] = {}
+    for name, row in report["rows"].items():
+        if row.get("reused"):
+            origins.setdefault((row["reused"], row["machine"]), []).append(name)
+    return [f"{', '.join(names)}: taken from a report of {date} ({machine})." for (date, machine), names in origins.items()]
 
 
 def _cell(interval: Mapping[str, float] | None, digits: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lloco_integrations.evaluation.methods import OURS
 from lloco_integrations.evaluation.scores import NAMES
 
 FEWEST_QUESTIONS = 30
@@ -16,7 +17,8 @@ def verdict(report: Mapping[str, Any]) -> str:
     """Whether reading summaries is worth it, at which ratios, and which it is not and why.
 
     ``report`` as ``report.build`` makes it: ``rows``, ``primary``, ``n_questions`` (those with answers) and ``n_documents``.
-    A ratio is worth it if it is better than no context and than the text cut to the same positions, with 95 % confidence.
+    A row is worth it if it is better than no context and than the text cut to the same positions, with 95 % confidence. ``lloco`` is
+    called by its ratio, the other rows that read summaries by their names.
     """
     rows: Mapping[str, Mapping[str, Any]] = report["rows"]
     unit = NAMES[report["primary"]]
@@ -29,7 +31,7 @@ def verdict(report: Mapping[str, Any]) -> str:
 
 def _answerable(report: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], unit: str) -> list[str]:
     n, documents = report["n_questions"], report["n_documents"]
-    ours = sorted(((name, row) for name, row in rows.items() if row["kind"] == "lloco"), key=lambda item: item[1]["ratio"])
+    ours = sorted(((name, row) for name, row in rows.items() if row["kind"] in OURS), key=lambda item: item[1]["ratio"])
     if n < FEWEST_QUESTIONS or documents < FEWEST_DOCUMENTS:
         return [
             f"Too few to tell: {n} questions about {documents} documents. Ask at least {FEWEST_QUESTIONS} about at least "
@@ -41,18 +43,21 @@ def _answerable(report: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
     said = []
     if not good:
         said.append("Nothing is worth it here:")
-    for _, row in ours:
-        reason = _reason(row, unit)
-        start = f"{row['ratio']}x"
+    for name, row in ours:
+        reason, start = _reason(row, unit), _called(name, row)
         refused = f"{start} is not worth it: it is {reason}." if good else f"{start} is {reason}."
         said.append(f"{start} {_kept(row, rows, unit)}." if reason is None else refused)
-    said.append(_caveat(rows, ours, unit))
+    said += [_against_retrieval(ours, unit), _caveat(rows, ours, unit)]
     for name, row in rows.items():
-        if row["kind"] == "texts" and row["rel"] is not None:
+        if row["kind"] in ("texts", "retrieve") and row["rel"] is not None:
             said.append(f"{name} keeps {_percents(row['rel'])} of the gain at {_share(row, rows)}.")
-    if good and said[0][0].isdigit():
+    if good:
         said[0] = f"Here {said[0]}"
     return [s for s in said if s]
+
+
+def _called(name: str, row: Mapping[str, Any]) -> str:
+    return f"{row['ratio']}x" if row["kind"] == "lloco" else name
 
 
 def _reason(row: Mapping[str, Any], unit: str) -> str | None:
@@ -74,6 +79,17 @@ def _kept(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], unit: s
     if row["over_truncate"] is not None:
         return f"is better than the text cut to the same positions by {_signed(row['over_truncate'])} {unit} {where}"
     return f"was compared with nothing; add none, truncate and raw+lora to the methods ({where})"
+
+
+def _against_retrieval(ours: list[tuple[str, Mapping[str, Any]]], unit: str) -> str:
+    """How the rows compare with raw passages that were found for each question, where these were measured."""
+    said = []
+    for name, row in ours:
+        difference = row.get("over_retrieve")
+        if difference is not None:
+            how = "better" if difference["low"] > 0 else "worse" if difference["high"] < 0 else "not clearly different"
+            said.append(f"{_called(name, row)} is {how} ({_signed(difference)} {unit})")
+    return f"Against raw passages found for the question, at the same positions: {', '.join(said)}." if said else ""
 
 
 def _caveat(rows: Mapping[str, Mapping[str, Any]], ours: list[tuple[str, Mapping[str, Any]]], unit: str) -> str:

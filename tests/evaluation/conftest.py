@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 WORDS = [
     "harbour",
@@ -41,6 +45,20 @@ def lora(model: Any, directory: Path, seed: int = 1) -> Path:
     return directory
 
 
+class Words:
+    """An embedder that knows words by their spelling alone: texts are as near as they share words."""
+
+    name = "words"
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        rows = np.zeros((len(texts), 256), dtype=np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for word in re.findall(r"\w+", text.lower()):
+                row[zlib.crc32(word.encode()) % 256] += 1
+            row /= max(float(np.linalg.norm(row)), 1e-6)
+        return rows
+
+
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -61,3 +79,11 @@ def files(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
         return write_lines(tmp_path / f"{name}.docs.jsonl", docs), write_lines(tmp_path / f"{name}.qa.jsonl", qa)
 
     return make
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> Words:
+    """Words in place of MiniLM, which takes seconds to load."""
+    embedder = Words()
+    monkeypatch.setattr("lloco_integrations.embedding.load", lambda device="auto": embedder)
+    return embedder

@@ -46,6 +46,13 @@ def test_each_set_has_its_rows_verdict_and_command() -> None:
         assert "2025-01-01, a machine; torch 2." in part
 
 
+def test_rows_of_an_earlier_report_say_so() -> None:
+    card = whole(lloco(8, 0.5, 5))
+    assert "taken from" not in page({JUDGED[0]: card}, "r")
+    card["rows"]["none"] |= {"reused": "2024-12-31", "machine": "an older machine"}
+    assert "\nnone: taken from a report of 2024-12-31 (an older machine).\n" in page({JUDGED[0]: card}, "r")
+
+
 def test_the_interval_of_the_mean() -> None:
     assert mean_rel([interval(0.5, 0.2), None, interval(0.7, 0.2)]) == pytest.approx(
         (0.6, 0.6 - 0.2 / math.sqrt(2), 0.6 + 0.2 / math.sqrt(2), 2)

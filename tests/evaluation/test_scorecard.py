@@ -18,10 +18,10 @@ from lloco_integrations.evaluation.cases import load_cases
 from lloco_integrations.evaluation.partial import Partial
 from lloco_integrations.evaluation.report import dumps
 from tests import tiny
-from tests.evaluation.conftest import lora, write_lines
+from tests.evaluation.conftest import Words, lora, write_lines
 
 Files = Callable[..., tuple[Path, Path]]
-ALL = "none,raw,raw+lora,truncate,lloco"
+ALL = "none,raw,raw+lora,truncate,retrieve,lloco,lloco+adapter,lloco+retrieve"
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,14 @@ def read(tmp_path: Path, name: str = "out.json") -> dict[str, Any]:
 
 
 def without_times(report: dict[str, Any]) -> dict[str, Any]:
-    rows = {n: {k: v for k, v in r.items() if not k.endswith("seconds")} for n, r in report["rows"].items()}
+    def timeless(values: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in values.items() if not k.endswith("seconds")}
+
+    rows = {n: {**timeless(r), "each": timeless(r["each"])} for n, r in report["rows"].items()}
     return {**report, "rows": rows, "command": ""}
 
 
-def test_all_rows(card: Callable[..., Result], files: Files, adapter: str, tmp_path: Path) -> None:
+def test_all_rows(card: Callable[..., Result], files: Files, adapter: str, tmp_path: Path, words: Words) -> None:
     pair = files(3, 2)
     cases = load_cases([pair[0]], [pair[1]])
     texts = write_lines(tmp_path / "t.jsonl", [{"id": q.id, "text": f"short {q.id[-1]}"} for c in cases for q in c.questions])
@@ -67,7 +70,8 @@ def test_all_rows(card: Callable[..., Result], files: Files, adapter: str, tmp_p
     assert result.exit_code == 0, result.output
     report = read(tmp_path)
     rows = report["rows"]
-    assert list(rows) == ["none", "raw", "raw+lora", "truncate@4", "truncate@8", "lloco@4", "lloco@8", "other"]
+    at_ratios = ("truncate", "retrieve", "lloco", "lloco+adapter", "lloco+retrieve")
+    assert list(rows) == ["none", "raw", "raw+lora", *(f"{kind}@{ratio}" for kind in at_ratios for ratio in (4, 8)), "other"]
     lengths = [len(c.document.text) for c in cases]  # one token a byte
     mean = sum(lengths) / 3
     assert rows["none"]["positions"] == rows["none"]["bytes"] == 0
@@ -75,6 +79,10 @@ def test_all_rows(card: Callable[..., Result], files: Files, adapter: str, tmp_p
     for ratio in (4, 8):
         expected = pytest.approx(sum(math.ceil(n / ratio) for n in lengths) / 3, abs=1e-3)
         assert rows[f"truncate@{ratio}"]["positions"] == rows[f"lloco@{ratio}"]["positions"] == expected
+        assert rows[f"lloco+adapter@{ratio}"]["positions"] == expected
+        assert 0 <= rows[f"lloco@{ratio}"]["positions"] - rows[f"retrieve@{ratio}"]["positions"] <= 3
+        assert 0 <= rows[f"lloco@{ratio}"]["positions"] - rows[f"lloco+retrieve@{ratio}"]["positions"] <= 2
+        assert rows[f"lloco+adapter@{ratio}"]["bytes"] == rows[f"lloco@{ratio}"]["bytes"]
         assert rows[f"lloco@{ratio}"]["bytes"] == pytest.approx(rows[f"lloco@{ratio}"]["positions"] * 32 * 4, abs=0.1)
         assert rows[f"lloco@{ratio}"]["compress_seconds"] > 0
     assert rows["other"]["positions"] == rows["other"]["bytes"] == 7
@@ -85,11 +93,23 @@ def test_all_rows(card: Callable[..., Result], files: Files, adapter: str, tmp_p
         assert row["seconds"] == pytest.approx(row["read_seconds"] + row["answer_seconds"], abs=2e-4)
         assert row["f1"]["low"] <= row["f1"]["mean"] <= row["f1"]["high"]
         assert row["nll"]["mean"] > 0 and row["accuracy"] is None
-    assert [rows[n]["reader"] for n in ("none", "raw", "raw+lora", "truncate@4", "other", "lloco@4")] == [
-        "base + none adapter", "base", "base + raw adapter", "base + raw adapter", "base + raw adapter", "shipped + adapter",
-    ]  # fmt: skip
+    readers = {
+        "none": "base + none adapter",
+        "raw": "base",
+        "raw+lora": "base + raw adapter",
+        "truncate@4": "base + raw adapter",
+        "retrieve@4": "base + raw adapter",
+        "other": "base + raw adapter",
+        "lloco@4": "shipped",
+        "lloco+adapter@4": "shipped + adapter",
+        "lloco+retrieve@4": "shipped",
+    }
+    assert {name: rows[name]["reader"] for name in readers} == readers
+    assert rows["lloco@4"]["nll"] != rows["lloco+adapter@4"]["nll"]
     assert rows["raw"]["nll"] != rows["raw+lora"]["nll"]
-    assert rows["lloco@4"]["over_none"] is not None and rows["lloco@4"]["over_truncate"] is not None
+    for ours in ("lloco", "lloco+adapter", "lloco+retrieve"):
+        assert all(rows[f"{ours}@4"][key] is not None for key in ("over_none", "over_truncate", "over_retrieve", "rel_reason"))
+    assert rows["retrieve@4"]["over_none"] is not None and rows["retrieve@4"]["over_truncate"] is None
     assert rows["lloco@4"]["rel"] is None and "not clearly better than none" in rows["lloco@4"]["rel_reason"]
     assert report["primary"] == "f1" and report["n_questions"] == 6 and report["n_documents"] == 3
     assert len(report["adapters"]["raw"]["identity"]) == 64 and report["adapters"]["raw"]["name"] == "raw"
@@ -227,6 +247,11 @@ def test_limit_spreads_over_documents_and_depends_on_nothing_else(files: Files) 
         (("--methods", "none", "--texts", "nothing"), "is not NAME=FILE"),
         (("--methods", "none", "--texts", "x=missing.jsonl"), "cannot read missing.jsonl"),
         (("--methods", "none", "--adapter", "./nowhere"), "there is no such directory"),
+        (("--methods", "lloco+adapter"), "lloco\\+adapter needs --adapter DIR"),
+        (("--methods", "lloco", "--adapter", "/tmp"), "--adapter /tmp is read by lloco\\+adapter alone"),
+        (("--methods", "lloco+adapter", "--ratio", "5", "--adapter", "/tmp"), "ratio 5 is not one that"),
+        (("--methods", "none", "--texts", "retrieve@4=x.jsonl"), "has the name of a method"),
+        (("--methods", "raw", "--reuse", "missing.json"), "--reuse missing.json: cannot be read"),
         (("--methods", "none", "--plot", "out.gif"), "a picture ends in .png"),
         (("--methods", "none", "--docs", "again.jsonl"), "2 --docs and 1 --qa"),
         (("--methods", "none", "--json", "/dev/null/out.json"), "cannot write"),
@@ -272,9 +297,45 @@ def test_bad_sets(card: Callable[..., Result], files: Files, tmp_path: Path) -> 
 
 def test_an_adapter_of_another_base(card: Callable[..., Result], files: Files, tmp_path: Path) -> None:
     wrong = lora(tiny.decoder(hidden=64), tmp_path / "wrong")
-    for option, method in (("--adapter", "lloco"), ("--raw-adapter", "raw+lora"), ("--none-adapter", "none")):
+    for option, method in (("--adapter", "lloco+adapter"), ("--raw-adapter", "raw+lora"), ("--none-adapter", "none")):
         result = card(files(), "--methods", method, option, wrong, "--json", tmp_path / f"{method}.json")
         assert result.exit_code == 2 and "trained for another base" in result.output
+
+
+def test_an_adapter_for_another_compressor(card: Callable[..., Result], files: Files, base: str, tmp_path: Path) -> None:
+    from lloco_integrations.models.card import AdapterCard
+
+    folder = lora(AutoModelForCausalLM.from_pretrained(base), tmp_path / "a")
+    AdapterCard("another", "0" * 64).write(folder)
+    result = card(files(), "--methods", "lloco+adapter", "--adapter", folder)
+    assert result.exit_code == 2 and "learnt on summaries of another" in result.output
+
+
+def test_retrieval_says_what_to_install_before_anything_is_loaded(
+    card: Callable[..., Result], files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    for method in ("retrieve", "lloco+retrieve"):
+        result = card(files(), "--methods", f"none,{method}", "--model", "/dev/null/nothing")
+        assert result.exit_code == 2 and "needs sentence-transformers: pip install" in result.output
+
+
+def test_a_document_of_sixty_thousand_tokens(card: Callable[..., Result], files: Files, tmp_path: Path, words: Words) -> None:
+    docs, qa = files(1, 2)
+    text = "The harbour of Vesk has a lamp. " * 1875
+    write_lines(docs, [{"doc_id": "set/0", "text": text}])
+    methods = "raw,truncate,retrieve,lloco,lloco+retrieve"
+    result = card((docs, qa), "--methods", methods, "--ratio", "4,32", "--batch-size", 2)
+    assert result.exit_code == 0, result.output
+    rows = read(tmp_path)["rows"]
+    for name in ("truncate", "retrieve", "lloco", "lloco+retrieve"):
+        wide, narrow = rows[f"{name}@4"], rows[f"{name}@32"]
+        assert wide["cut"] == 2 and wide["prompt_positions"] <= 4096 and wide["source_tokens"] == 60_000
+        assert narrow["cut"] == 0 and 1872 <= narrow["positions"] <= 1875
+        assert f"{name}@4: 2 of 2 questions had their text cut" in result.output
+    assert rows["raw"]["cut"] == 2
 
 
 def test_a_model_of_unknown_origin_asks_for_its_base(files: Files, tiny_model: str, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def report(*ours: dict[str, Any], n: int = 100, documents: int = 40, full: bool 
     rows = {"none": row("none", 0), "truncate@8": row("truncate", 50, 8)}
     if full:
         rows["raw+lora"] = row("raw+lora", 400)
-    rows |= {f"lloco@{r['ratio']}": r for r in ours}
+    rows |= {f"{r['kind']}@{r['ratio']}": r for r in ours}
     return {"rows": rows, "primary": "f1", "n_questions": n, "n_documents": documents, "n_unanswerable": 0, **more}
 
 
@@ -85,6 +85,26 @@ def test_another_compressor_is_named() -> None:
     card = report(lloco(8, 0.81, 15))
     card["rows"]["llmlingua"] = row("texts", 52, rel=interval(0.4, 0.1), over_none=interval(20, 5))
     assert verdict(card).endswith("llmlingua keeps 40 % [30, 50] of the gain at 13 % of the positions.")
+
+
+def test_rows_that_read_summaries_are_told_apart() -> None:
+    said = verdict(report(lloco(8, 0.5, 15), {**lloco(8, 0.7, 15), "kind": "lloco+adapter"}, {**lloco(8, 0, -9), "kind": "lloco+retrieve"}))
+    assert said.startswith("Here 8x keeps 50 % [43, 57] of the gain at 12 % of the positions. lloco+adapter@8 keeps 70 % [63, 77]")
+    assert "lloco+retrieve@8 is not worth it: it is no better than no context" in said
+    alone = verdict(report({**lloco(8, 0.7, 15), "kind": "lloco+adapter"}))
+    assert alone.startswith("Here lloco+adapter@8 keeps 70 % [63, 77] of the gain")
+
+
+def test_passages_found_for_the_question_are_compared() -> None:
+    differences = {4: interval(-9, 3), 8: interval(9, 3), 16: interval(1, 3)}
+    card = report(*({**lloco(ratio, 0.8, 15), "over_retrieve": d} for ratio, d in differences.items()))
+    card["rows"]["retrieve@8"] = row("retrieve", 50, 8, rel=interval(0.4, 0.1), over_none=interval(20, 5))
+    said = verdict(card)
+    assert (
+        "Against raw passages found for the question, at the same positions: 4x is worse (-9.0 [-12.0, -6.0] F1), "
+        "8x is better (+9.0 [+6.0, +12.0] F1), 16x is not clearly different (+1.0 [-2.0, +4.0] F1)."
+    ) in said
+    assert said.endswith("retrieve@8 keeps 40 % [30, 50] of the gain at 12 % of the positions.")
 
 
 def test_questions_without_an_answer() -> None:

@@ -40,6 +40,24 @@ def command(
     A question's doc_id is the document's doc_id in a JSONL file that was compressed, or the end of a file's path. On several GPUs: accelerate
     launch -m lloco_integrations.cli finetune ...
     """
+    run(store_url(store), qa, adapter, group, model, epochs, lr, rank, validation, limit, seed, device)
+
+
+def run(
+    url: str,
+    qa: Path,
+    adapter: Path,
+    group: str | None,
+    model: str,
+    epochs: float | None = None,
+    lr: float | None = None,
+    rank: int | None = None,
+    validation: float = 0.15,
+    limit: int = 60,
+    seed: int = 0,
+    device: str = "auto",
+) -> list[Line]:
+    """Learn the adapter and show what it changed; of several processes, the first one shows, and the others return nothing."""
     from dataclasses import replace
 
     from accelerate import Accelerator
@@ -51,7 +69,6 @@ def command(
     from lloco_integrations.training.finetune import FinetuneConfig
     from lloco_integrations.training.lessons import prepare
 
-    url = store_url(store)
     questions = read_questions(qa)
     with Catalogue.open(url, create=False) as catalogue, SummaryStore.open(url, create=False) as opened:
         documents = documents_of(catalogue, {q.doc_id for q in questions})
@@ -64,8 +81,7 @@ def command(
             config, lora=lora, seed=seed, epochs=config.epochs if epochs is None else epochs, lr=config.lr if lr is None else lr
         )
         learn(loaded, opened, lessons, adapter, config, group, team)
-        if team.is_main_process:
-            scorecard(loaded, opened, lessons, adapter, config, limit)
+        return scorecard(loaded, opened, lessons, adapter, config, limit) if team.is_main_process else []
 
 
 def documents_of(catalogue: Catalogue, wanted: set[str]) -> dict[str, list[Passage]]:
@@ -151,7 +167,7 @@ def _table(lines: list[Line]) -> Table:
 
     made = Table(title="held-out questions, each about its own passage; 95 % intervals", box=box.SIMPLE, padding=(0, 1))
     made.add_column("reads", no_wrap=True)
-    for column in ("positions", "F1 before", "F1 after", "nats before", "after"):
+    for column in ("positions", "F1 before", "after", "nats", "after"):
         made.add_column(column, justify="right", no_wrap=True)
     for line in lines:
         after = "" if line.adapted_f1 is None else str(line.adapted_f1)

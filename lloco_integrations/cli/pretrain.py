@@ -179,7 +179,7 @@ def command(
     learner = learner.to(where)
     if start_from is not None:
         export.start_from(learner, start_from)
-    if isinstance(learner, trainee.MeanPoolTrainee) and salience and not learner.encoder.projector.salience.any():
+    if isinstance(learner, trainee.MeanPoolTrainee) and learner.begins_salience:
         learner.weigh_by_rarity(contexts)
     if reads is not Reads.summary:
         learner.train_decoder_alone()

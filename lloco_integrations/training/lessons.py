@@ -14,6 +14,8 @@ from lloco_integrations.errors import BadInput, StoreError
 from lloco_integrations.training.contexts import Context
 
 if TYPE_CHECKING:
+    import torch
+
     from lloco_integrations.evaluation.datasets import Question
     from lloco_integrations.models import LLoCOModel
     from lloco_integrations.store import SummaryStore
@@ -22,6 +24,8 @@ FEWEST_QUESTIONS = 20
 """With fewer, an adapter learns them by heart and nothing else."""
 FEWEST_DOCUMENTS = 5
 """With fewer, questions are held out in place of documents."""
+WHOLE_TOKENS = 4096
+"""Documents up to this are learnt from as a whole, too: pipelines show passages, and sometimes all of them."""
 
 Ids = tuple[int, ...]
 
@@ -36,18 +40,18 @@ class Passage:
 
 @dataclass(frozen=True)
 class Lessons:
-    """``train`` and ``validation`` have no question in common, and no document where there are enough; ``keys``: tokens of a passage ->
-    its key in the store; ``held_out``: what was split, "documents" or "questions"."""
+    """``train`` and ``validation`` have no question in common, and no document where there are enough; ``train`` also has whole documents.
+    ``keys``: tokens of a context -> the keys of its passages in the store; ``held_out``: what was split, "documents" or "questions"."""
 
     train: list[Context]
     validation: list[Context]
-    keys: dict[Ids, str]
+    keys: dict[Ids, tuple[str, ...]]
     held_out: str
 
     @property
     def n_questions(self) -> int:
         """Of the training part."""
-        return sum(len(c.questions) for c in self.train)
+        return len({q.id for c in self.train for q in c.questions})
 
     @property
     def n_documents(self) -> int:
@@ -82,11 +86,12 @@ def prepare(
     wanted = {d: documents[d] for d in by_document}
     _check_stored(model, store, wanted, group)
     held_out, splits = _split(by_document, validation, seed)
-    keys: dict[Ids, str] = {}
+    keys: dict[Ids, tuple[str, ...]] = {}
     made: tuple[list[Context], list[Context]] = ([], [])
     for doc_id, passages in wanted.items():
         ids = [tuple(model.text_ids(p.text)) for p in passages]
-        keys |= {i: store.key(model.fingerprint, p.text) for i, p in zip(ids, passages, strict=True)}
+        names = [store.key(model.fingerprint, p.text) for p in passages]
+        keys |= {i: (name,) for i, name in zip(ids, names, strict=True)}
         homes = _homes(by_document[doc_id], passages)
         for part in (0, 1):
             asked: dict[int, list[Question]] = defaultdict(list)
@@ -94,6 +99,10 @@ def prepare(
                 if splits[question.id] == part:
                     asked[homes[question.id]].append(question)
             made[part].extend(Context(passages[n].title, ids[n], tuple(some)) for n, some in sorted(asked.items()))
+            if part == 0 and asked and len(passages) > 1 and sum(map(len, ids)) <= WHOLE_TOKENS:
+                whole = tuple(i for one in ids for i in one)
+                keys[whole] = tuple(names)
+                made[part].append(Context(passages[0].title, whole, tuple(q for _, some in sorted(asked.items()) for q in some)))
     return Lessons(made[0], made[1], keys, held_out)
 
 
@@ -183,6 +192,23 @@ def _homes(questions: Sequence[Question], passages: Sequence[Passage]) -> dict[s
 
 def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
+
+
+def read(model: LLoCOModel, store: SummaryStore, keys: Sequence[str], ratio: int) -> torch.Tensor:
+    """The rows ``(n_vectors, hidden_size)`` of the summaries under ``keys``, one after the other; a compressor of a fixed ratio gives its own.
+
+    Raises StoreError for a summary that is gone.
+    """
+    import torch
+
+    rows = []
+    for summary in store.get_many(keys):
+        if summary is None:
+            raise StoreError(
+                f"the summary of a passage is no longer in {store.url}; compress the documents again, and the same command goes on"
+            )
+        rows.append(model.compressor.read(summary, ratio if summary.window else None))
+    return torch.cat(rows)
 
 
 def asked_of(context: Context, most: int) -> Context:

@@ -157,6 +157,12 @@ class MeanPoolTrainee(Trainee):
         counts = self._counts(contexts)
         self.encoder.projector.centre.copy_((counts / counts.sum()) @ weight.float())
 
+    @property
+    def begins_salience(self) -> bool:
+        """Whether it has a salience that was not learnt or fitted yet."""
+        salience = self.encoder.projector.salience
+        return salience is not None and not bool(salience.any())
+
     @torch.no_grad()
     def weigh_by_rarity(self, contexts: Sequence[Context], temperature: float = RARITY_TEMPERATURE) -> float:
         """Start salience where a token's weight is that of its surprise, ``(-log frequency) / temperature`` up to a constant: the least

@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from lloco_integrations.errors import BadInput, StoreError
 from lloco_integrations.evaluation.datasets import Question
 from lloco_integrations.models import LLoCOModel, load_model
 from lloco_integrations.store import SummaryStore
-from lloco_integrations.training.lessons import Passage, prepare
+from lloco_integrations.training.lessons import Passage, prepare, read
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +42,22 @@ def filled(model: LLoCOModel, group: str | None = None) -> SummaryStore:
 def test_questions_go_where_their_answer_is(model: LLoCOModel) -> None:
     lessons = prepare(model, filled(model), DOCUMENTS, QUESTIONS)
     assert model.prompter is not None
-    found = {q.id: model.prompter.text_of(c.ids) for c in (*lessons.train, *lessons.validation) for q in c.questions}
+    alone = [c for c in (*lessons.train, *lessons.validation) if len(lessons.keys[c.ids]) == 1]
+    found = {q.id: model.prompter.text_of(c.ids) for c in alone for q in c.questions}
     assert set(found) == {q.id for q in QUESTIONS}
     for i in range(12):
         assert found[f"d{i}-0"] == f"The keeper of light {i} was Ann."
         assert found[f"d{i}-1"] == f"Light {i} is {i}0 metres high."
         assert found[f"d{i}-2"] == f"Light {i} is {i}0 metres high.", "no answer word for word: the one with most words in common"
-    assert all(lessons.keys[c.ids] for c in lessons.train)
+    whole = [c for c in lessons.train if len(lessons.keys[c.ids]) == 2]
+    assert len(whole) == 10 and all(len(c.questions) == 3 for c in whole), "documents as a whole, too"
+    assert lessons.n_questions == 30 and lessons.n_documents == 10
+    store = filled(model)
+    lessons = prepare(model, store, DOCUMENTS, QUESTIONS)
+    [one] = [c for c in lessons.train if "of light 4 " in model.prompter.text_of(c.ids) and len(lessons.keys[c.ids]) == 2]
+    parts = model.compress([p.text for p in DOCUMENTS["d4"]])
+    expected = torch.cat([model.compressor.read(s, 8) for s in parts])
+    torch.testing.assert_close(read(model, store, lessons.keys[one.ids], 8), expected)
 
 
 def test_documents_are_held_out_where_there_are_enough(model: LLoCOModel) -> None:

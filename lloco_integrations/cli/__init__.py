@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from lloco_integrations import __version__
-from lloco_integrations.cli import ask, compress, demo, eval, finetune, models, pretrain, store
+from lloco_integrations.cli import ask, compress, demo, eval, finetune, learn, models, pretrain, store, synthesize
 from lloco_integrations.errors import LLoCOError
 
 __all__ = ["app", "main"]
@@ -73,7 +73,9 @@ app.add_typer(models.app, name="models")
 app.add_typer(store.app, name="store")
 app.command("demo")(demo.command)
 app.command("pretrain")(pretrain.command)
+app.command("learn")(learn.command)
 app.command("finetune")(finetune.command)
+app.command("synthesize")(synthesize.command)
 app.command("eval")(eval.command)
 
 

@@ -8,9 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lloco_integrations.errors import BadInput, MissingExtra
+
+if TYPE_CHECKING:
+    from lloco_integrations.evaluation.datasets import Document
 
 READER = 1
 """Raised when the same file gives other passages than before; catalogued files are then read again."""
@@ -78,17 +81,40 @@ def check_kind(path: Path) -> None:
 
 def passages(path: Path, splitter: Any) -> list[Piece]:
     """The passages of a file, in order. Raises Unusable, saying why, for a file that gives none."""
+    cut = [replace(p, text=text) for p in pieces(path) if p.text.strip() for text in splitter.split_text(p.text) if text.strip()]
+    if not cut:
+        raise _no_text(path)
+    return cut
+
+
+def documents(path: Path, name: str) -> list[Document]:
+    """The documents of a file: the lines of a JSONL file, else one, called ``name``, all pages of a PDF in it.
+
+    Raises Unusable, saying why, for a file that gives none.
+    """
+    from lloco_integrations.evaluation.datasets import Document
+
+    found = [piece for piece in pieces(path) if piece.text.strip()]
+    if not found:
+        raise _no_text(path)
+    if _kind(path) in _JSONL:
+        return [Document(piece.place, piece.title, piece.text) for piece in found]
+    return [Document(name, found[0].title, "\n\n".join(piece.text for piece in found))]
+
+
+def pieces(path: Path) -> list[Piece]:
+    """The texts of a file as they are, before they are cut. Raises Unusable, saying why, for a file that cannot be read."""
     check_kind(path)
     try:
         if path.stat().st_size == 0:
             raise Unusable("empty file")
-        pieces = [replace(piece, text=_clean(piece.text)) for piece in _read(path)]
+        return [replace(piece, text=_clean(piece.text)) for piece in _read(path)]
     except OSError as error:
         raise Unusable(f"cannot be read: {error.strerror or error}") from error
-    cut = [replace(p, text=text) for p in pieces if p.text.strip() for text in splitter.split_text(p.text) if text.strip()]
-    if not cut:
-        raise Unusable("no text in it (scanned pages?)" if _kind(path) == ".pdf" else "nothing but blanks")
-    return cut
+
+
+def _no_text(path: Path) -> Unusable:
+    return Unusable("no text in it (scanned pages?)" if _kind(path) == ".pdf" else "nothing but blanks")
 
 
 def _read(path: Path) -> Sequence[Piece]:

@@ -72,6 +72,7 @@ def test_a_blank_with_two_right_answers_is_left_out() -> None:
         ("```\ncode. More.\n```\nAfter the code.", ["After the code."]),
         ("---\ntitle: x\n---\nText of\nthe page.", ["Text of the page."]),
         ("See Fig. 3 and No. 4. See also p. 5.", ["See Fig. 3 and No. 4.", "See also p. 5."]),
+        ("It ends\r\nhere. So.\r\n\r\nA hyphen-\r\nated word is lost.", ["It ends here.", "So."]),
         ('He said "Go away." Then he left.', ['He said "Go away."', "Then he left."]),
     ],
 )  # fmt: skip

@@ -28,11 +28,11 @@ from lloco_integrations.evaluation.datasets import Document, Question, read_docu
 from lloco_integrations.evaluation.identity import identity
 from lloco_integrations.evaluation.intervals import Bootstrap
 from lloco_integrations.evaluation.methods import RETRIEVING, Row, check_ratios, plan
-from lloco_integrations.evaluation.partial import Partial
 from lloco_integrations.evaluation.prompts import find_template
 from lloco_integrations.evaluation.readers import AdapterPaths, Readers
 from lloco_integrations.evaluation.scorecard import Runner, Settings, check_writable
 from lloco_integrations.fingerprint import adapter_identity
+from lloco_integrations.partial import Partial
 
 try:
     from benchmarks.needles_plot import plot
@@ -152,7 +152,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             for number, case in enumerate(asked, 1):
                 waiting = [row for row in rows if used[row.name] == reader and (row.name, case.document.doc_id) not in partial.done]
                 for row in waiting:
-                    partial.add(row.name, case.document.doc_id, runner.ask(row, case)[0])
+                    partial.add(row.name, case.document.doc_id, result=runner.ask(row, case)[0])
                 if waiting:
                     print(f"{reader}: {number} of {len(asked)} ({case.document.doc_id})", flush=True)
                 shown.forget()

@@ -42,6 +42,7 @@ def command(
     ratio: Annotated[int, typer.Option(help="Source tokens per vector: 2, 4, 8, 16 or 32.")] = 2,
     top_k: Annotated[int, typer.Option(min=1, help="Passages that are retrieved for a question.")] = 2,
     model: Annotated[str, typer.Option(help="Preset, model directory or hub id.")] = "smollm2-135m",
+    adapter: Annotated[str | None, typer.Option(help="Directory of an adapter, such as lloco learn makes, to read the summaries.")] = None,
     store: Annotated[str | None, typer.Option(help="Where summary embeddings are kept; default: the cache folder.")] = None,
 ) -> None:
     """Compress documents, then answer questions from the summaries and, beside it, from the raw text."""
@@ -54,7 +55,7 @@ def command(
     asked = [Asked(q) for q in ask or ()] or _held_out(questions)
     texts = _passages(docs)
     with console.status(f"loading {model} (the first time: downloading 93 MB and building it, about a minute)"):
-        engine = Engine(model, store)
+        engine = Engine(model, store, {"default": adapter} if adapter else {})
         name = engine.model.name
     _compress(console, engine, texts)
     with console.status("embedding the passages with all-MiniLM-L6-v2"):
@@ -136,16 +137,16 @@ def _ways(engine: Engine, texts: list[tuple[str, str]], ratio: int, top_k: int) 
     names: dict[str, Any] = {"model": engine.model_name, "store": engine.store_target}
     nodes = [TextNode(text=t, metadata={"source": s}, excluded_llm_metadata_keys=["source"]) for s, t in texts]
     index = VectorStoreIndex(nodes, embed_model=HuggingFaceEmbedding(str(model_directory())))
-    llm = LLoCOLLM(**names, max_new_tokens=32)
+    llm = LLoCOLLM(**names, adapters=engine.adapters, max_new_tokens=32)
     compressed = index.as_query_engine(llm=llm, similarity_top_k=top_k, node_postprocessors=[LLoCOPostprocessor(**names, ratio=ratio)])
-    raw = index.as_query_engine(llm=llm, similarity_top_k=top_k)
+    raw = index.as_query_engine(llm=LLoCOLLM(**names, max_new_tokens=32), similarity_top_k=top_k)
 
     vectors = InMemoryVectorStore(HuggingFaceEmbeddings(model_name=str(model_directory())))
     vectors.add_documents([Document(t, metadata={"source": s}) for s, t in texts])
     prompt = ChatPromptTemplate.from_template("{context}\n\nQuestion: {input}\nAnswer:")
     chain = create_retrieval_chain(
         LLoCORetriever(**names, vectorstore=vectors, k=top_k, ratio=ratio),
-        create_stuff_documents_chain(ChatLLoCO(**names, max_tokens=32), prompt),
+        create_stuff_documents_chain(ChatLLoCO(**names, adapters=engine.adapters, max_tokens=32), prompt),
     )
     meter = _Meter()
     return {

@@ -41,12 +41,12 @@ def command(
     An interrupted run goes on where it was. A document is named by its doc_id in a JSONL file, else by its path below --docs.
     """
     from lloco_integrations.cli.scan import require
-    from lloco_integrations.training.questions.unfinished import unfinished_path
+    from lloco_integrations.partial import path_for
     from lloco_integrations.training.synthesize import check_out, synthesize
 
     check_out(out)
     require([docs], None)
-    found, skipped = read(docs, {out, unfinished_path(out)})
+    found, skipped = read(docs, {out, path_for(out)})
     _report_skipped(skipped)
     if not found:
         raise BadInput(

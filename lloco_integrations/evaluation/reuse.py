@@ -42,7 +42,7 @@ class Origin:
 class Reused:
     """``results``: (row's name, document's id) -> what ``Runner.ask`` gave then; ``rows``: row's name -> where it is from."""
 
-    results: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    results: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, Origin] = field(default_factory=dict)
 
 

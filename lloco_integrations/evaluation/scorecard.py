@@ -15,7 +15,7 @@ from lloco_integrations.evaluation.contexts import Shown
 from lloco_integrations.evaluation.datasets import Question
 from lloco_integrations.evaluation.identity import identity
 from lloco_integrations.evaluation.methods import RATIOS, RETRIEVING, USUAL, Row, check_ratios, plan, read_texts
-from lloco_integrations.evaluation.partial import Partial
+from lloco_integrations.partial import Partial
 from lloco_integrations.evaluation.prompts import find_template, overhead, share
 from lloco_integrations.evaluation.readers import AdapterPaths, Readers
 from lloco_integrations.evaluation.reuse import Origin, Reused
@@ -66,7 +66,7 @@ class Outcome:
     settings: Settings
     rows: list[Row]
     cases: list[Case]
-    results: dict[tuple[str, str], dict[str, Any]]
+    results: dict[tuple[str, ...], dict[str, Any]]
     readers: dict[str, str]
     model: LLoCOModel
     identity: dict[str, Any]
@@ -115,7 +115,7 @@ def measure(settings: Settings, finish: Callable[[Outcome], None], progress: Pro
         for i, (row, case) in enumerate(waiting):
             if progress is not None:
                 progress(row.name, len(pairs) - len(waiting) + i, len(pairs))
-            partial.add(row.name, case.document.doc_id, {"questions": runner.ask(row, case)})
+            partial.add(row.name, case.document.doc_id, result={"questions": runner.ask(row, case)})
         if progress is not None:
             progress("", len(pairs), len(pairs))
         finish(Outcome(settings, rows, cases, {**partial.done, **old.results}, used, model, this, old.rows))

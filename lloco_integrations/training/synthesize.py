@@ -9,19 +9,19 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lloco_integrations.errors import BadInput, LLoCOError
 from lloco_integrations.evaluation.datasets import Document, Question
+from lloco_integrations.partial import Partial
 from lloco_integrations.training.questions.check import GUESSABLE, KEPT, UNANSWERABLE
 from lloco_integrations.training.questions.draft import Draft
 from lloco_integrations.training.questions.llm import Ask, llm_drafts
 from lloco_integrations.training.questions.local import local_drafts
 from lloco_integrations.training.questions.sentences import heading
-from lloco_integrations.training.questions.unfinished import Unfinished
 
 if TYPE_CHECKING:
     Filter = Callable[[str, Sequence[Draft]], list[str]]
@@ -106,18 +106,20 @@ def synthesize(
         "llm": llm if ask is None or llm is not None else "unnamed",
         "check": None if check is None else getattr(check, "identity", "unnamed"),
     }
-    with Unfinished(out, settings) as unfinished:
+    with Partial(out, settings, ("document",), "--out") as partial:
         for document in documents:
-            if document.doc_id not in unfinished.done:
+            if (document.doc_id,) not in partial.done:
                 if progress is not None:
-                    progress(document.doc_id, len(unfinished.done), len(documents))
+                    progress(document.doc_id, len(partial.done), len(documents))
                 questions, counts = make_questions(document, per_document=per_document, seed=seed, ask=ask, check=check)
-                unfinished.add(document.doc_id, [_row(q) for q in questions], asdict(counts))
+                partial.add(document.doc_id, result={"questions": [_row(q) for q in questions], "counts": asdict(counts)})
         if progress is not None:
             progress("", len(documents), len(documents))
-        results = [unfinished.done[d.doc_id] for d in documents]
+        results = [partial.done[(d.doc_id,)] for d in documents]
         total = sum((Counts(**r["counts"]) for r in results), Counts())
-        unfinished.finish([row for r in results for row in r["questions"]])
+        if total.kept:
+            _write([row for r in results for row in r["questions"]], out)
+        partial.delete()
     if not total.kept:
         why = (
             f"the check dropped all {total.made}; --no-check keeps them" if total.made else "give documents in whole sentences, in English"
@@ -134,6 +136,16 @@ def check_out(out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"cannot write {out}: {error}; name a file in a folder that you may write") from error
+
+
+def _write(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """``rows`` to the file ``out`` in one step."""
+    whole = out.with_name(f".{out.name}.whole")
+    try:
+        whole.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        os.replace(whole, out)
+    except OSError as error:
+        raise BadInput(f"cannot write {out}: {error}; make room, and the same command goes on from there") from error
 
 
 def _named_failures(ask: Ask, doc_id: str) -> Ask:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from lloco_integrations.models.card import read_card
 from lloco_integrations.store import SummaryStore
@@ -99,3 +104,20 @@ def test_questions_about_lines_of_a_jsonl_file(compress: Call, finetune: Call, q
     assert compress(tmp_path / "houses.jsonl").exit_code == 0
     done = finetune()
     assert done.exit_code == 0, done.output
+
+
+def test_two_processes_learn_what_one_does(
+    compress: Call, village: Path, qa: Path, tmp_path: Path, tiny_model: str, store_url: str
+) -> None:
+    assert compress(village).exit_code == 0
+    launch = {"one": [], "two": ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--mixed_precision", "no", "-m"]}
+    for name, launcher in launch.items():
+        words = ["finetune", "--store", store_url, "--model", tiny_model, "--qa", qa, "--adapter", tmp_path / name, "--device", "cpu"]
+        command = [*launcher, "lloco_integrations.cli", *words, "--epochs", 2, "--lr", 0.01, "--rank", 2, "--limit", 4]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "LLOCO_DEBUG": "1"}
+        done = subprocess.run([sys.executable, "-m", *map(str, command)], capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("On held-out questions") == 1
+    one, two = (load_file(tmp_path / n / "adapter_model.safetensors") for n in launch)
+    for key in one:
+        torch.testing.assert_close(one[key].float(), two[key].float(), atol=1e-4, rtol=0)

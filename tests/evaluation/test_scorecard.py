@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from lloco_integrations.cli import app
 from lloco_integrations.evaluation import scorecard
 from lloco_integrations.evaluation.cases import load_cases
-from lloco_integrations.evaluation.partial import Partial
+from lloco_integrations.partial import Partial
 from lloco_integrations.evaluation.report import dumps
 from tests import tiny
 from tests.evaluation.conftest import Words, lora, write_lines
@@ -204,7 +204,7 @@ def test_an_interrupted_run_goes_on(card: Callable[..., Result], files: Files, t
 def test_results_are_read_back_whatever_line_ends_an_answer_holds(tmp_path: Path) -> None:
     result = {"questions": [{"answer": "one\u2028two\x85three\r\nfour"}]}
     with Partial(tmp_path / "out.json", {"seed": 0}) as partial:
-        partial.add("raw", "d", result)
+        partial.add("raw", "d", result=result)
     with Partial(tmp_path / "out.json", {"seed": 0}) as partial:
         assert partial.done == {("raw", "d"): result}
 

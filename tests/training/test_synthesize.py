@@ -16,12 +16,12 @@ from lloco_integrations.evaluation.datasets import Document, read_questions
 from lloco_integrations.evaluation.prompts import share
 from lloco_integrations.examples import load_documents
 from lloco_integrations.models import load_model
+from lloco_integrations.partial import path_for
 from lloco_integrations.training.contexts import load_contexts
 from lloco_integrations.training.questions.check import GUESSABLE, KEPT, UNANSWERABLE, Check
 from lloco_integrations.training.questions.draft import BLANK, Draft, folded
 from lloco_integrations.training.questions.local import local_drafts
 from lloco_integrations.training.questions.sentences import passages
-from lloco_integrations.training.questions.unfinished import unfinished_path
 from lloco_integrations.training.synthesize import Counts, make_questions, synthesize
 from lloco_integrations.training.templates import PLAIN
 
@@ -94,13 +94,13 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         synthesize(DOCUMENTS, out, progress=stopped_at("mill"))
     assert not out.exists()
-    with unfinished_path(out).open("a") as file:
-        file.write('{"doc_id": "mill", "questions": [{"id"')  # what a killed process leaves
+    with path_for(out).open("a") as file:
+        file.write('{"document": "mill", "questions": [{"id"')  # what a killed process leaves
     seen: list[str] = []
     synthesize(DOCUMENTS, out, progress=lambda document, *_: seen.append(document))
     assert seen == ["mill", ""]
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    assert not unfinished_path(out).exists()
+    assert not path_for(out).exists()
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_unfinished_questions_of_other_settings_are_refused(tmp_path: Path, chan
         synthesize(DOCUMENTS, out, progress=stopped_at("mill"))
     with pytest.raises(BadInput, match=said):
         synthesize(**{"documents": DOCUMENTS, "out": out, **change})
-    unfinished_path(out).write_text('{"settings": 1}\nnonsense\n')
+    path_for(out).write_text('{"settings": 1}\nnonsense\n')
     with pytest.raises(BadInput, match="is damaged .* delete it"):
         synthesize(DOCUMENTS, out)
 

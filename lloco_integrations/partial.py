@@ -1,10 +1,10 @@
-"""What a scorecard has done so far, in a file beside its report: one line for each row and document, in the order they were done."""
+"""What a long run has done so far, in a file beside the one that it is for: one line for each result, in the order they were made."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -15,13 +15,17 @@ from lloco_integrations.errors import BadInput
 class Partial:
     """``OUT.partial.jsonl``. Its first line holds the settings that the results belong to. Use as a context manager.
 
+    ``key``: the names of what tells results apart, such as row and document; ``option``: of the command line, for another file.
+
     Raises BadInput for a file of other settings, a damaged one, and one that cannot be written.
     """
 
-    def __init__(self, report: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, report: Path, settings: Mapping[str, Any], key: Sequence[str] = ("row", "document"), option: str = "--json") -> None:
         self.path = path_for(report)
+        self.key = tuple(key)
+        self.option = option
         self.settings = json.loads(json.dumps(settings))
-        self.done: dict[tuple[str, str], dict[str, Any]] = {}
+        self.done: dict[tuple[str, ...], dict[str, Any]] = {}
         self._file: TextIO | None = None
 
     def __enter__(self) -> Partial:
@@ -31,18 +35,18 @@ class Partial:
             if self.path.stat().st_size == 0:
                 self._write({"settings": self.settings, "hash": _hash(self.settings)})
         except OSError as error:
-            raise BadInput(f"cannot write {self.path}: {error}; name another file with --json") from error
+            raise BadInput(f"cannot write {self.path}: {error}; name another file with {self.option}") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._file is not None:
             self._file.close()
 
-    def add(self, row: str, document: str, result: Mapping[str, Any]) -> None:
-        """Keep the result of a row and a document; it is on the disk when this returns."""
-        self.done[row, document] = dict(result)
+    def add(self, *key: str, result: Mapping[str, Any]) -> None:
+        """Keep the result that ``key`` names; it is on the disk when this returns."""
+        self.done[key] = dict(result)
         try:
-            self._write({"row": row, "document": document, **result})
+            self._write({**dict(zip(self.key, key, strict=True)), **result})
         except OSError as error:
             raise BadInput(f"cannot write {self.path}: {error}; make room, and the same command goes on from there") from error
 
@@ -69,14 +73,14 @@ class Partial:
         try:
             first, *rest = map(json.loads, lines)
             theirs = first["settings"]
-            done = {(r.pop("row"), r.pop("document")): r for r in rest}
+            done = {tuple(r.pop(k) for k in self.key): r for r in rest}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{self.path} is damaged ({error!r}); delete it to begin anew") from error
         if first.get("hash") != _hash(self.settings):
             keys = [k for k in {**theirs, **self.settings} if theirs.get(k) != self.settings.get(k)]
             raise BadInput(
                 f"{self.path} holds unfinished results of other settings (different: {', '.join(keys) or 'its hash'}); run the command that "
-                f"made it, delete it to begin anew, or name another file with --json"
+                f"made it, delete it to begin anew, or name another file with {self.option}"
             )
         self.done = done
 

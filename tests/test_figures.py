@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ablations, demo_answers, scorecards
+from benchmarks import ablations, demo_answers, in_domain, same_documents, scorecards
 
 ROOT = Path(__file__).parent.parent
 REPORT = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
@@ -52,3 +52,14 @@ def test_the_learning_curve_is_the_benchmark() -> None:
     text = (ROOT / "docs" / "training.md").read_text()
     assert f"by {report['worth_per_doubling_at_4x']:.2f} for each doubling" in text
     assert f"{report['hours_on_this_machine_to_reach']['0.7']:.0f} hours of this machine" in text
+
+
+def test_the_tables_of_learning_are_the_benchmarks() -> None:
+    page = in_domain.PAGE.read_text()
+    reports = {p.stem: json.loads(p.read_text()) for p in in_domain.RESULTS.glob("*.json")}
+    assert reports
+    for name, report in reports.items():
+        assert "\n".join(in_domain.part(name, report)).rstrip() in page, name
+    reports["same documents"] = json.loads(same_documents.RESULT.read_text())
+    assert "\n".join(same_documents.table(reports["same documents"])).rstrip() in page
+    assert all(report["fingerprint"] == REPORT["fingerprint"] for report in reports.values()), "measured with other weights than ship"

@@ -15,12 +15,12 @@ from lloco_integrations.evaluation.contexts import Shown
 from lloco_integrations.evaluation.datasets import Question
 from lloco_integrations.evaluation.identity import identity
 from lloco_integrations.evaluation.methods import RATIOS, RETRIEVING, USUAL, Row, check_ratios, plan, read_texts
-from lloco_integrations.partial import Partial
 from lloco_integrations.evaluation.prompts import find_template, overhead, share
 from lloco_integrations.evaluation.readers import AdapterPaths, Readers
 from lloco_integrations.evaluation.reuse import Origin, Reused
 from lloco_integrations.evaluation.scores import rouge_l
 from lloco_integrations.fingerprint import adapter_identity
+from lloco_integrations.partial import Partial
 
 if TYPE_CHECKING:
     from lloco_integrations.evaluation.reader import Reader

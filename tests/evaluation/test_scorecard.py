@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 from lloco_integrations.cli import app
 from lloco_integrations.evaluation import scorecard
 from lloco_integrations.evaluation.cases import load_cases
-from lloco_integrations.partial import Partial
 from lloco_integrations.evaluation.report import dumps
+from lloco_integrations.partial import Partial
 from tests import tiny
 from tests.evaluation.conftest import Words, lora, write_lines
 

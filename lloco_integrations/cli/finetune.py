@@ -100,7 +100,7 @@ def documents_of(catalogue: Catalogue, wanted: set[str]) -> dict[str, list[Passa
         parts = path.split("/")
         names = [passage.place] if jsonl else ["/".join(parts[-n:]) for n in range(1, len(parts))] + [path]
         for name in [n for n in names if n in wanted] or [passage.place if jsonl else path]:
-            if owners.setdefault(name, passage.path) != passage.path:
+            if owners.setdefault(name, passage.path) != passage.path and name in wanted:
                 raise BadInput(
                     f"two documents answer to {name!r}: {owners[name]} and {passage.path}; name them by more of their paths in the questions"
                 )
@@ -123,12 +123,14 @@ def learn(
 
     from lloco_integrations.training.finetune import finetune
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=team is not None and not team.is_main_process)
     n_held = sum(len(c.questions) for c in lessons.validation)
     whose = "of other documents" if lessons.held_out == "documents" else "about the same documents"
-    typer.echo(
+    console.print(
         f"learning from {lessons.n_questions:,} questions about {lessons.n_documents:,} documents; {n_held:,} questions {whose} are held out",
-        err=True,
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
     columns = (TextColumn("learning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[now]}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -138,7 +140,9 @@ def learn(
             bar.update(task, completed=done, total=steps, now=f"loss {row['loss']:.3f}")
 
         card = finetune(model, store, lessons, adapter, config, group=group, accelerator=team, progress=show)
-    typer.echo(f"the adapter of step {card.steps} did best on what was held out; it is in {adapter}", err=True)
+    console.print(
+        f"the adapter of step {card.steps} did best on what was held out; it is in {adapter}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def scorecard(model: LLoCOModel, store: SummaryStore, lessons: Lessons, adapter: Path, config: FinetuneConfig, limit: int) -> list[Line]:

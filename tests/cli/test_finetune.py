@@ -106,6 +106,14 @@ def test_questions_about_lines_of_a_jsonl_file(compress: Call, finetune: Call, q
     assert done.exit_code == 0, done.output
 
 
+def test_names_that_no_question_uses_may_be_ambiguous(compress: Call, finetune: Call, village: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"doc_id": "1", "text": f"Nothing about houses, in file {name}."}) + "\n")
+    assert compress(village, tmp_path / "a.jsonl", tmp_path / "b.jsonl").exit_code == 0
+    done = finetune()
+    assert done.exit_code == 0, done.output
+
+
 def test_two_processes_learn_what_one_does(
     compress: Call, village: Path, qa: Path, tmp_path: Path, tiny_model: str, store_url: str
 ) -> None:

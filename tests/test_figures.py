@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ablations, demo_answers, in_domain, same_documents, scorecards
+from benchmarks import ablations, demo_answers, in_domain, long_contexts, same_documents, scorecards
 
 ROOT = Path(__file__).parent.parent
 REPORT = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
@@ -56,10 +56,13 @@ def test_the_learning_curve_is_the_benchmark() -> None:
 
 def test_the_tables_of_learning_are_the_benchmarks() -> None:
     page = in_domain.PAGE.read_text()
-    reports = {p.stem: json.loads(p.read_text()) for p in in_domain.RESULTS.glob("*.json")}
-    assert reports
-    for name, report in reports.items():
-        assert "\n".join(in_domain.part(name, report)).rstrip() in page, name
+    reports = {}
+    for module in (in_domain, long_contexts):
+        some = {p.name.removesuffix(".json"): json.loads(p.read_text()) for p in module.RESULTS.glob("*.json")}
+        assert some
+        for name, report in some.items():
+            assert "\n".join(module.part(name, report)).rstrip() in module.PAGE.read_text(), name
+        reports |= some
     reports["same documents"] = json.loads(same_documents.RESULT.read_text())
     assert "\n".join(same_documents.table(reports["same documents"])).rstrip() in page
     assert all(report["fingerprint"] == REPORT["fingerprint"] for report in reports.values()), "measured with other weights than ship"

@@ -19,12 +19,11 @@ import sys
 from pathlib import Path
 
 from benchmarks.provenance import provenance
+from benchmarks.tables import between
 
 RESULTS = Path("benchmarks/results/ablations")
 PAGE = Path("docs/training.md")
-MARKS = ("<!-- ablations -->", "<!-- end of ablations -->")
 HELD_OUT = Path("benchmarks/results/held_out.json")
-HELD_OUT_MARKS = ("<!-- held out -->", "<!-- end of held out -->")
 COMMON = "--steps 60 --lr 4e-4 --warmup 10 --decay 0.7 --ratio-mix 4:0.6,8:0.4 --evaluate-every 30 --seed 7"
 ROWS = {
     "control": ("the recipe as it is", ""),
@@ -73,15 +72,9 @@ def held_out_table() -> str:
     return "\n".join(lines)
 
 
-def between(text: str, marks: tuple[str, str], content: str) -> str:
-    """``text`` with ``content`` between the marks."""
-    before, _, rest = text.partition(marks[0])
-    return f"{before}{marks[0]}\n{content}\n{marks[1]}{rest.partition(marks[1])[2]}"
-
-
 def page(text: str) -> str:
     """The page with its tables as the results are now."""
-    return between(between(text, MARKS, table()), HELD_OUT_MARKS, held_out_table())
+    return between(between(text, "ablations", table()), "held out", held_out_table())
 
 
 def main() -> None:

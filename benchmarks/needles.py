@@ -173,7 +173,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return made
 
 
-def summary(args: argparse.Namespace, row: Row, reader: str, done: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, Any]:
+def summary(args: argparse.Namespace, row: Row, reader: str, done: Mapping[tuple[str, ...], Mapping[str, Any]]) -> dict[str, Any]:
     """What a row gave: ``cells``, means over the needles at each length and depth, ``by_length``, means over the depths too, with 95 %
     intervals (needles resampled), and ``answers``. ``found``: percent of words and numbers that the answers hold; ``both``: of answers that
     hold both."""

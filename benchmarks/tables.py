@@ -6,14 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def fill(page: Path, name: str, text: str) -> None:
-    """Put ``text`` between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` of ``page``."""
+def fill(page: Path, name: str, table: str) -> None:
+    """Put ``table`` into the file ``page``, see ``between``."""
+    page.write_text(between(page.read_text(encoding="utf-8"), name, table), encoding="utf-8")
+
+
+def between(text: str, name: str, table: str) -> str:
+    """``text`` with ``table`` between its lines ``<!-- NAME -->`` and ``<!-- end of NAME -->``."""
     start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-    before, _, rest = page.read_text().partition(start)
+    before, _, rest = text.partition(start)
     _, mark, after = rest.partition(end)
     if not mark:
-        raise SystemExit(f"{page} has no place for {name!r}: it wants the lines {start.strip()} and {end}")
-    page.write_text(f"{before}{start}{text.rstrip()}\n{end}{after}")
+        raise SystemExit(f"the page has no place for {name!r}: it wants the lines {start.strip()} and {end}")
+    return f"{before}{start}{table.rstrip()}\n{end}{after}"
 
 
 def interval(value: Mapping[str, float] | None, digits: int = 1) -> str:

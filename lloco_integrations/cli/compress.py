@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lloco_integrations.cli.options import DeviceOption, ModelOption, StoreOption, printable, store_url
+from lloco_integrations.cli.options import DeviceOption, ModelOption, StoreOption, printable, report_skipped, store_url
 
 if TYPE_CHECKING:
     from lloco_integrations.cli.catalogue import Catalogue
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _BATCH_TEXTS = 32
 _BATCH_TOKENS = 8192
-_SHOWN = 20
 
 
 def command(
@@ -142,10 +141,7 @@ def _batches(texts: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:
 
 
 def _report(result: Scan, passages: int, compressed: int, tokens: int, rate: float) -> None:
-    for path, reason in result.skipped[:_SHOWN]:
-        typer.echo(f"skipped {printable(path)}: {printable(reason)}", err=True)
-    if len(result.skipped) > _SHOWN:
-        typer.echo(f"... and {len(result.skipped) - _SHOWN:,} more", err=True)
+    report_skipped(result.skipped)
     counts = ((result.read, "read"), (result.unchanged, "unchanged"), (len(result.gone), "gone"), (len(result.skipped), "skipped"))
     files = ", ".join(f"{n:,} {what}" for n, what in counts if n) or "none"
     typer.echo(f"files: {files}")

@@ -80,7 +80,7 @@ def run(
         config = replace(
             config, lora=lora, seed=seed, epochs=config.epochs if epochs is None else epochs, lr=config.lr if lr is None else lr
         )
-        learn(loaded, opened, lessons, adapter, config, group, team)
+        train(loaded, opened, lessons, adapter, config, group, team)
         return scorecard(loaded, opened, lessons, adapter, config, limit) if team.is_main_process else []
 
 
@@ -108,7 +108,7 @@ def documents_of(catalogue: Catalogue, wanted: set[str]) -> dict[str, list[Passa
     return found
 
 
-def learn(
+def train(
     model: LLoCOModel,
     store: SummaryStore,
     lessons: Lessons,

@@ -41,17 +41,21 @@ def command(
         raise BadInput(f"{folder} is no folder; name one with documents in it")
     if not synthesize and qa is None:
         raise BadInput("there is nothing to learn from: give questions with --qa, or leave out --no-synthesize")
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise BadInput(f"--out {out} lies in {folder}, whose files are the documents; name a folder outside of it")
     out.mkdir(parents=True, exist_ok=True)
     name = group or folder.resolve().name
     store = f"sqlite:///{(out / STORE).resolve()}"
     _say(1, "compressing the documents")
     compress.command([folder], store=store, model=model, group=name, device=device)
     _say(2, "writing questions" if synthesize else "taking your questions")
-    if synthesize and not (out / SYNTHESIZED).exists():
+    if synthesize and (out / SYNTHESIZED).exists():
+        typer.echo(f"they are in {printable(str(out / SYNTHESIZED))}; delete it to have them written anew, of new documents, too", err=True)
+    elif synthesize:
         writing.command(
             docs=folder, out=out / SYNTHESIZED, llm=llm, per_document=per_document, check=check, seed=seed, model=model, device=device
         )
-    lessons = _gather(out, [p for p in (qa, out / SYNTHESIZED if synthesize else None) if p is not None])
+    lessons = _gather(out, qa, out / SYNTHESIZED if synthesize else None)
     _say(3, "learning the adapter, then asking what was held out")
     adapter = out / ADAPTER
     lines = finetune.run(store, lessons, adapter, group=name, model=model, epochs=epochs, limit=limit, seed=seed, device=device)
@@ -62,17 +66,20 @@ def command(
     )
 
 
-def _gather(out: Path, sources: list[Path]) -> Path:
-    """All questions in one file; of two that ask the same of a document, the first is kept."""
+def _gather(out: Path, own: Path | None, written: Path | None) -> Path:
+    """All questions in one file; of the written ones those that ask what nobody asked yet."""
     from lloco_integrations.evaluation.datasets import read_lines, read_questions
 
-    kept: dict[tuple[str, str], dict[str, object]] = {}
-    for source in sources:
-        read_questions(source)  # says what is wrong with it
-        for row, _ in read_lines(source):
-            kept.setdefault((str(row["doc_id"]), " ".join(str(row["question"]).casefold().split())), row)
+    rows = []
+    asked: set[tuple[str, str]] = set()
+    for source in (own, written):
+        if source is not None:
+            read_questions(source)  # says what is wrong with it
+            found = [((str(row["doc_id"]), " ".join(str(row["question"]).casefold().split())), row) for row, _ in read_lines(source)]
+            rows += [row for key, row in found if key not in asked]
+            asked |= {key for key, _ in found}
     path = out / LESSONS
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept.values()), encoding="utf-8")
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from lloco_integrations.errors import BadInput
+
+SHOWN = 20
+"""Lines of a list, at most."""
 
 StoreOption = Annotated[
     str | None,
@@ -28,6 +32,14 @@ def store_url(target: str | None) -> str:
     if url.startswith("memory:"):
         raise BadInput(f"{url} would be gone when this command ends; name a store that stays, such as sqlite:///path")
     return url
+
+
+def report_skipped(skipped: Sequence[tuple[str, str]]) -> None:
+    """The files that were left out, each with the reason, on the error stream; of many, the first."""
+    for path, reason in skipped[:SHOWN]:
+        typer.echo(f"skipped {printable(path)}: {printable(reason)}", err=True)
+    if len(skipped) > SHOWN:
+        typer.echo(f"... and {len(skipped) - SHOWN:,} more", err=True)
 
 
 def printable(text: str) -> str:

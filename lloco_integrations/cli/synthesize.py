@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lloco_integrations.cli.options import DeviceOption, ModelOption, printable
+from lloco_integrations.cli.options import SHOWN, DeviceOption, ModelOption, printable, report_skipped
 from lloco_integrations.errors import BadInput
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lloco_integrations.training.questions.check import Check
     from lloco_integrations.training.questions.llm import Ask
     from lloco_integrations.training.synthesize import Summary
-
-_SHOWN = 20
 
 
 def command(
@@ -47,7 +45,7 @@ def command(
     check_out(out)
     require([docs], None)
     found, skipped = read(docs, {out, path_for(out)})
-    _report_skipped(skipped)
+    report_skipped(skipped)
     if not found:
         raise BadInput(
             f"none of the {len(skipped)} files found could be used" if skipped else f"found no documents in {printable(str(docs))}"
@@ -133,15 +131,8 @@ def _check(model: str, device: str) -> Check:
     return Check(load_model(model, device=device))
 
 
-def _report_skipped(skipped: list[tuple[str, str]]) -> None:
-    for path, reason in skipped[:_SHOWN]:
-        typer.echo(f"skipped {printable(path)}: {printable(reason)}", err=True)
-    if len(skipped) > _SHOWN:
-        typer.echo(f"... and {len(skipped) - _SHOWN:,} more", err=True)
-
-
 def _report(made: Summary, out: Path) -> None:
-    barren = ", ".join(map(printable, made.barren[:_SHOWN])) + (f" and {len(made.barren) - _SHOWN:,} more" * (len(made.barren) > _SHOWN))
+    barren = ", ".join(map(printable, made.barren[:SHOWN])) + (f" and {len(made.barren) - SHOWN:,} more" * (len(made.barren) > SHOWN))
     if barren:
         typer.echo(f"no question about {barren}", err=True)
     counts = made.counts

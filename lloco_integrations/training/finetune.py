@@ -1,4 +1,4 @@
-"""``lloco finetune``: learn a group's adapter on summaries that are in a store. LLoCO, section 3.3: the compressor stays as it is, a LoRA on
+"""``lloco finetune``: learn a group's adapter on summaries that are in a store. As in LLoCO, the compressor stays as it is, and a LoRA on
 the decoder learns to read the summaries of one domain.
 
 Resumable to the step, stopped when held-out questions get no better; the adapter kept is the one that did best on them.
@@ -71,7 +71,7 @@ class FinetuneConfig:
 
     @classmethod
     def of(cls, model: LLoCOModel) -> FinetuneConfig:
-        """The defaults for a model: the paper's for autocompressors (section 4.1: r 8 on q, k, v and o, learning rate 2e-5, 3 epochs)."""
+        """The defaults for a model: the paper's for autocompressors (r 8 on q, k, v and o, learning rate 2e-5, 3 epochs)."""
         if model.spec.kind == "autocompressor":
             paper = LoraSettings(8, 16, ("q_proj", "k_proj", "v_proj", "o_proj"))
             return cls(lora=paper, lr=2e-5, epochs=3.0, quotes=0, unanswerable=0.0)
@@ -216,7 +216,8 @@ class EarlyStopping:
         log = self.record / "eval.csv"
         if step and log.exists():
             for row in csv.DictReader(log.read_text().splitlines()):
-                self._count(int(row["step"]), {k: float(v) for k, v in row.items() if k != "step"})
+                if int(row["step"]) <= step:  # another process may not have dropped the later ones yet
+                    self._count(int(row["step"]), {k: float(v) for k, v in row.items() if k != "step"})
         return self.idle >= self.patience
 
     def see(self, step: int, scores: Mapping[str, float]) -> bool:
@@ -251,7 +252,7 @@ def _before(record: Path, trainee: AdapterTrainee, watched: Mapping[str, Sequenc
     if not path.exists():
         trainee.eval()
         losses = {k: round(v, 4) for k, v in held_out_losses(trainee, watched).items()}
-        path.write_text(json.dumps(losses) + "\n")
+        _put(path, losses)
     found: dict[str, float] = json.loads(path.read_text())
     return found
 
@@ -271,9 +272,7 @@ def _begin(record: Path, settings: Mapping[str, Any]) -> None:
     try:
         record.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            part = path.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps(settings, indent=1) + "\n")
-            os.replace(part, path)
+            _put(path, settings)
         theirs = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise BadInput(f"cannot use {record}: {error}; name a directory that can be written, or delete it") from error
@@ -281,6 +280,13 @@ def _begin(record: Path, settings: Mapping[str, Any]) -> None:
         raise BadInput(
             f"{record} has an unfinished run {_difference(theirs, settings)}; give the command that began it, name another directory, or delete it"
         )
+
+
+def _put(path: Path, value: Mapping[str, Any]) -> None:
+    """JSON in one step: of several processes, none reads half of it."""
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(part, path)
 
 
 def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:

@@ -165,11 +165,16 @@ def _split(by_document: Mapping[str, Sequence[Question]], share: float, seed: in
     rng = random.Random(f"{seed}/validation")
     if len(by_document) >= FEWEST_DOCUMENTS:
         names = sorted(by_document)
-        chosen = set(rng.sample(names, max(1, round(share * len(names)))))
+        chosen = set(rng.sample(names, _held(share, len(names))))
         return "documents", {q.id: int(d in chosen) for d, some in by_document.items() for q in some}
     ids = sorted(q.id for some in by_document.values() for q in some)
-    held = set(rng.sample(ids, max(1, round(share * len(ids)))))
+    held = set(rng.sample(ids, _held(share, len(ids))))
     return "questions", {i: int(i in held) for i in ids}
+
+
+def _held(share: float, n: int) -> int:
+    """How many of ``n`` are held out: at least one, and not all."""
+    return min(n - 1, max(1, round(share * n)))
 
 
 def _homes(questions: Sequence[Question], passages: Sequence[Passage]) -> dict[str, int]:

@@ -34,7 +34,15 @@ def test_a_folder_becomes_an_adapter(learn: Call, village: Path, qa: Path, tmp_p
     monkeypatch.setattr("lloco_integrations.cli.synthesize.command", None)
     again = learn(village, "--qa", qa)
     assert again.exit_code == 0, again.output
-    assert "nothing to compress" in again.stdout
+    assert "nothing to compress" in again.stdout and "delete it to have them written anew" in again.stderr
+
+
+def test_contradictions_among_your_own_questions_are_told(learn: Call, village: Path, qa: Path) -> None:  # noqa: F811
+    first = json.loads(qa.read_text().splitlines()[0])
+    with qa.open("a") as lines:
+        lines.write(json.dumps({**first, "id": "again", "answers": ["black"]}) + "\n")
+    refused = learn(village, "--qa", qa)
+    assert refused.exit_code == 2 and "contradict each other" in refused.stderr, refused.output
 
 
 def test_your_own_questions_alone(learn: Call, village: Path, qa: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -49,6 +57,7 @@ def test_your_own_questions_alone(learn: Call, village: Path, qa: Path, tmp_path
     [
         (lambda v: (v, "--no-synthesize"), "there is nothing to learn from: give questions with --qa"),
         (lambda v: (v / "east" / "1.txt",), "is no folder"),
+        (lambda v: (v, "--out", v / "learnt"), "whose files are the documents; name a folder outside of it"),
         (lambda v: (v, "--no-synthesize", "--qa", v / "none.jsonl"), "cannot read"),
     ],
 )

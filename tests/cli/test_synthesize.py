@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from lloco_integrations.cli import synthesize as cli
+from lloco_integrations.cli.options import report_skipped
 from lloco_integrations.cli.reading import documents
 from lloco_integrations.evaluation.datasets import read_questions
 from lloco_integrations.training import synthesize
@@ -225,6 +225,6 @@ def test_names_that_steer_the_terminal_are_shown_harmless(
 
 
 def test_many_skipped_files_do_not_flood(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._report_skipped([(f"{i}.png", "no reader") for i in range(25)])
+    report_skipped([(f"{i}.png", "no reader") for i in range(25)])
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 21 and lines[-1] == "... and 5 more"

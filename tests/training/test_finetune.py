@@ -132,6 +132,16 @@ def test_it_stops_when_held_out_questions_get_no_better(
     assert not (tmp_path / "b" / "adapter_model.safetensors").exists()
 
 
+def test_evaluations_after_the_checkpoint_do_not_count(model: LLoCOModel, store: SummaryStore, lessons: Lessons, tmp_path: Path) -> None:
+    """Another process may read the log before the first one has dropped them."""
+    (tmp_path / "eval.csv").write_text("step,4x\n2,1.0\n4,3.0\n6,3.0\n8,3.0\n")
+    trainee = module.AdapterTrainee(model, store, lessons.keys, CONFIG.lora)
+    for step, ended in ((6, False), (8, True)):
+        watch = module.EarlyStopping(trainee, tmp_path, "tiny", {4: 1.0}, {"4x": 2.0}, patience=3)
+        assert watch.resume(step) == ended and watch.best_step == 2
+    trainee.release()
+
+
 def test_it_changes_the_answers_of_its_group_alone(
     model: LLoCOModel, store: SummaryStore, lessons: Lessons, tmp_path: Path, tiny_model: str
 ) -> None:

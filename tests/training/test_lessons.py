@@ -72,6 +72,11 @@ def test_documents_are_held_out_where_there_are_enough(model: LLoCOModel) -> Non
     assert lessons.held_out == "questions" and sum(len(c.questions) for c in lessons.validation) == 5
 
 
+def test_something_is_always_left_to_learn_from(model: LLoCOModel) -> None:
+    lessons = prepare(model, filled(model), DOCUMENTS, QUESTIONS, validation=0.99)
+    assert lessons.n_documents == 1 and len({q.doc_id for c in lessons.validation for q in c.questions}) == 11
+
+
 def bad(questions: list[Question], model: LLoCOModel, message: str, **options: object) -> None:
     with pytest.raises((BadInput, StoreError), match=message):
         prepare(model, options.pop("store", None) or filled(model), DOCUMENTS, questions, **options)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lloco_integrations import placeholder, voting
+from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.budget import spend
 from lloco_integrations.errors import BadInput, IncompatibleSummary, PlaceholderError
 from lloco_integrations.forms import Compressed, Entry, as_summary, as_text
@@ -39,7 +40,7 @@ DEFAULT_MODEL = "smollm2-135m"
 class Engine:
     """A model and a store, by name. Cheap to make and to copy; see ``shared_model`` and ``SummaryStore.open`` for the arguments.
 
-    ``adapters``: group name -> directory or hub id of a LoRA.
+    ``adapters``: group name -> directory or hub id of a LoRA. ``runtime``: what runs the decoder, and where.
     """
 
     model_name: str = DEFAULT_MODEL
@@ -48,6 +49,7 @@ class Engine:
     device: str = "auto"
     dtype: str = "auto"
     max_adapters: int | None = field(default=None, compare=False)
+    runtime: Runtime = field(default_factory=Runtime)
 
     def __post_init__(self) -> None:
         if NO_ADAPTER in self.adapters:
@@ -58,7 +60,7 @@ class Engine:
         """The model, loaded on first use."""
         from lloco_integrations.models import shared_model
 
-        return shared_model(self.model_name, device=self.device, dtype=self.dtype, max_adapters=self.max_adapters)
+        return shared_model(self.model_name, device=self.device, dtype=self.dtype, max_adapters=self.max_adapters, runtime=self.runtime)
 
     @property
     def adapter_identities(self) -> dict[str, str]:

@@ -47,5 +47,9 @@ class TrainingError(LLoCOError):
     """Training that cannot start, or that stopped because it went wrong (NaN, nothing learnt, disk full)."""
 
 
+class ServerError(LLoCOError):
+    """A server that runs the decoder cannot be reached, refuses a request, or failed."""
+
+
 class MissingExtra(LLoCOError, ImportError):
     """An optional dependency is not installed; the message says which extra brings it."""

@@ -50,9 +50,11 @@ def decoder(hidden: int = 32, window: int = 4096, seed: int = 0, layers: int = 2
     return LlamaForCausalLM(config).eval()
 
 
-def save_mean_pool(directory: Path, *, window: int = 4096, seed: int = 0, segment_length: int = 128, chat: bool = True) -> Path:
+def save_mean_pool(
+    directory: Path, *, window: int = 4096, seed: int = 0, segment_length: int = 128, chat: bool = True, hidden: int = 32
+) -> Path:
     """A complete mean_pool model directory with random weights."""
-    model = decoder(window=window, seed=seed)
+    model = decoder(hidden, window=window, seed=seed)
     projector = Projector(model.config.hidden_size)
     torch.nn.init.normal_(projector.slots, std=0.1)
     projector.scale.fill_(0.2)
@@ -63,6 +65,6 @@ def save_mean_pool(directory: Path, *, window: int = 4096, seed: int = 0, segmen
         segment_length=segment_length,
         ratios=RATIOS,
     )
-    encoder = MeanPoolEncoder(decoder(window=window, seed=seed + 1).base_model, projector)
+    encoder = MeanPoolEncoder(decoder(hidden, window=window, seed=seed + 1).base_model, projector)
     save_directory(directory, Manifest(spec, "tiny", bidirectional=True, chat=chat), encoder, model, tokenizer(chat))
     return directory

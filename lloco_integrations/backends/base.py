@@ -11,8 +11,10 @@ from lloco_integrations.types import Generation, GenerationChunk, GenerationPara
 class Backend(ABC):
     """Runs the decoder on resolved prompts. Safe to call from several threads."""
 
-    window: int
-    """Positions that prompt and answer share."""
+    @property
+    @abstractmethod
+    def window(self) -> int:
+        """Positions that prompt and answer share. A server is asked once; raises ServerError if it cannot be."""
 
     ends: list[int]
     """Ids that end an answer; none for a model that has no such token."""

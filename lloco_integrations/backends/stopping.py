@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +32,39 @@ class StopStrings(StoppingCriteria):
             tails = self._tokenizer.batch_decode(input_ids[:, -self._tail :], skip_special_tokens=True)
             done = [any(s in tail for s in self._stop) for tail in tails]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+
+class Unfolding:
+    """The text of an answer that grows token by token.
+
+    ``decode``: ids -> text. ``shown`` is what has been given out.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str]) -> None:
+        self.ids: list[int] = []
+        self.shown = ""
+        self._decode = decode
+        self._stop = stop
+
+    def add(self, ids: Sequence[int]) -> str:
+        """What can be shown after ``ids`` that could not be before: nothing that may still change."""
+        self.ids += ids
+        text = self.whole()[0]
+        safe = text[: safe_length(text, self._stop)]
+        if not safe.startswith(self.shown):
+            return ""
+        more, self.shown = safe[len(self.shown) :], safe
+        return more
+
+    def whole(self) -> tuple[str, bool]:
+        """All of it, before its first stop string, and whether there was one."""
+        return cut_at_stop(self._decode(self.ids), self._stop)
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """The text of an answer's ``ids``, without special tokens."""
+    text: Any = tokenizer.decode(ids, skip_special_tokens=True)
+    return str(text)
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:

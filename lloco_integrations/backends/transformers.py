@@ -11,8 +11,9 @@ import torch
 
 from lloco_integrations.backends.adapters import Adapters
 from lloco_integrations.backends.base import Backend
-from lloco_integrations.backends.stopping import StopStrings, cut_at_stop, safe_length
-from lloco_integrations.errors import BadInput, LLoCOError, PromptTooLong
+from lloco_integrations.backends.rows import check_room
+from lloco_integrations.backends.stopping import StopStrings, Unfolding, cut_at_stop, text_of
+from lloco_integrations.errors import BadInput, LLoCOError
 from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt, Usage
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class TransformersBackend(Backend):
         batch_size: prompts in one forward pass.
     """
 
+    window: int = 0
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -42,7 +45,7 @@ class TransformersBackend(Backend):
         self.adapters = Adapters(model)
         self.lock = lock or threading.RLock()
         self.batch_size = batch_size
-        self.window: int = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        self.window = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         ends = getattr(model.generation_config, "eos_token_id", None)
         self.ends: list[int] = ends if isinstance(ends, list) else [] if ends is None else [ends]
 
@@ -53,7 +56,7 @@ class TransformersBackend(Backend):
         if len(paths) != len(prompts):
             raise BadInput(f"{len(paths)} adapters for {len(prompts)} prompts; give one for each, None for no adapter")
         for prompt in prompts:
-            self._check_room(prompt)
+            check_room(prompt, self.window)
         order = sorted(range(len(prompts)), key=lambda i: -prompts[i].n_positions)
         done: dict[int, Generation] = {}
         for at in range(0, len(order), self.batch_size):
@@ -64,7 +67,7 @@ class TransformersBackend(Backend):
         return [done[i] for i in range(len(prompts))]
 
     def stream(self, prompt: ResolvedPrompt, params: GenerationParams, adapter: str | None = None) -> Iterator[GenerationChunk]:
-        self._check_room(prompt)
+        check_room(prompt, self.window)
         chunks: queue.Queue[int | Exception | None] = queue.Queue()
         cancelled = threading.Event()
         streamer = _Streamer(chunks.put)
@@ -90,20 +93,15 @@ class TransformersBackend(Backend):
         cancelled: threading.Event,
         thread: threading.Thread,
     ) -> Iterator[GenerationChunk]:
-        ids: list[int] = []
-        sent = ""
+        answer = Unfolding(self._text, params.stop)
         try:
             while (item := chunks.get()) is not None:
                 if isinstance(item, Exception):
                     raise item
-                ids.append(item)
-                text = cut_at_stop(self._text(ids), params.stop)[0]
-                safe = text[: safe_length(text, params.stop)]
-                if safe.startswith(sent) and len(safe) > len(sent):
-                    yield GenerationChunk(safe[len(sent) :])
-                    sent = safe
-            final = self._generation(prompt, ids, params, adapter)
-            yield GenerationChunk(final.text[len(sent) :], final)
+                if more := answer.add([item]):
+                    yield GenerationChunk(more)
+            final = self._generation(prompt, answer.ids, params, adapter)
+            yield GenerationChunk(final.text[len(answer.shown) :], final)
         finally:
             cancelled.set()
             thread.join()
@@ -183,17 +181,7 @@ class TransformersBackend(Backend):
         return Generation(text, "stop" if ended else "length", usage, adapter)
 
     def _text(self, ids: list[int]) -> str:
-        if self.tokenizer is None:
-            return " ".join(map(str, ids))
-        text: Any = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return str(text)
-
-    def _check_room(self, prompt: ResolvedPrompt) -> None:
-        if prompt.n_positions >= self.window:
-            raise PromptTooLong(
-                f"the prompt takes {prompt.n_positions} positions, and the model's window has {self.window}, of which the answer "
-                f"needs at least one; retrieve fewer nodes, or ask for a coarser ratio"
-            )
+        return " ".join(map(str, ids)) if self.tokenizer is None else text_of(self.tokenizer, ids)
 
 
 class _Streamer:

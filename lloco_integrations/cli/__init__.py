@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from lloco_integrations import __version__
-from lloco_integrations.cli import ask, compress, demo, eval, finetune, learn, models, pretrain, store, synthesize
+from lloco_integrations.cli import ask, compress, demo, eval, finetune, learn, models, pretrain, serve, store, synthesize
 from lloco_integrations.errors import LLoCOError
 
 __all__ = ["app", "main"]
@@ -77,6 +77,7 @@ app.command("learn")(learn.command)
 app.command("finetune")(finetune.command)
 app.command("synthesize")(synthesize.command)
 app.command("eval")(eval.command)
+app.command("serve")(serve.command)
 
 
 def main() -> None:

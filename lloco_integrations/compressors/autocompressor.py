@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lloco_integrations.compressors.base import Compressor, Progress, buckets, require_ids
-from lloco_integrations.compressors.checkpoint import as_saved, open_checkpoint
+from lloco_integrations.compressors.checkpoint import Checkpoint, as_saved, open_checkpoint
 from lloco_integrations.errors import BadInput, IncompatibleSummary
 from lloco_integrations.fingerprint import fingerprint as make_fingerprint
 from lloco_integrations.types import CompressorSpec, SummaryEmbeddings
@@ -91,15 +91,15 @@ class AutoCompressor(Compressor):
         Raises ModelNotFound, naming what is missing, if the directory or id cannot be used.
         """
         checkpoint = open_checkpoint(path_or_id)
-        segment_length = segment_length or int(checkpoint.config.get("segment_length") or SEGMENT_LENGTH)
+        spec = spec_of(checkpoint, segment_length)
         embed_summary = checkpoint.embed_summary()
         model = checkpoint.causal_lm(device=device, dtype=dtype)
         return cls(
             model,
             embed_summary.to(model.device, model.dtype),
             accumulate=checkpoint.accumulate,
-            segment_length=segment_length,
-            fingerprint=make_fingerprint(kind="autocompressor", segment_length=segment_length, **checkpoint.parts()),
+            segment_length=spec.segment_length,
+            fingerprint=spec.fingerprint,
         )
 
     def compress_ids(
@@ -179,16 +179,7 @@ class AutoCompressor(Compressor):
         Raises:
             IncompatibleSummary: for vectors of another compressor, or a ratio other than the fixed one.
         """
-        if summary.compressor != self.spec.fingerprint:
-            raise IncompatibleSummary(
-                f"these summary embeddings were made by compressor {summary.compressor}, but this model reads those of "
-                f"{self.spec.fingerprint}; compress the text again with this model, or load the model that made them"
-            )
-        if ratio is not None and ratio != self.spec.ratios[0]:
-            raise IncompatibleSummary(
-                f"an autocompressor has a fixed ratio, here {self.spec.ratios[0]}, and cannot be brought to {ratio}; leave the ratio out"
-            )
-        return summary.vectors.to(_embedding(self.model).weight.device)
+        return read_fixed(self.spec, summary, ratio).to(_embedding(self.model).weight.device)
 
     def _step(self, so_far: Tensor, segments: Sequence[Tensor]) -> Tensor:
         """New summary embeddings ``(rows, summary_length, hidden)`` from those so far and one segment a row.
@@ -242,6 +233,28 @@ class AutoCompressor(Compressor):
         length = self.embed_summary.shape[0]
         before = (i if self.accumulate else min(i, 1) for i in range(len(plan)))
         return max(length * (i + 1) + n for i, n in zip(before, plan, strict=True))
+
+
+def spec_of(checkpoint: Checkpoint, segment_length: int | None = None) -> CompressorSpec:
+    """What ``checkpoint`` says about its compressor; ``segment_length`` None is what config.json says, else the paper's."""
+    length = segment_length or int(checkpoint.config.get("segment_length") or SEGMENT_LENGTH)
+    name = make_fingerprint(kind="autocompressor", segment_length=length, **checkpoint.parts())
+    summary = checkpoint.embed_summary()
+    return CompressorSpec(name, "autocompressor", summary.shape[1], length, (max(1, length // summary.shape[0]),), "prefix")
+
+
+def read_fixed(spec: CompressorSpec, summary: SummaryEmbeddings, ratio: int | None = None) -> Tensor:
+    """The vectors of ``summary`` as they are, once it is clear that they are this compressor's. Needs no model."""
+    if summary.compressor != spec.fingerprint:
+        raise IncompatibleSummary(
+            f"these summary embeddings were made by compressor {summary.compressor}, but this model reads those of "
+            f"{spec.fingerprint}; compress the text again with this model, or load the model that made them"
+        )
+    if ratio is not None and ratio != spec.ratios[0]:
+        raise IncompatibleSummary(
+            f"an autocompressor has a fixed ratio, here {spec.ratios[0]}, and cannot be brought to {ratio}; leave the ratio out"
+        )
+    return summary.vectors
 
 
 def _embedding(model: Any) -> torch.nn.Embedding:

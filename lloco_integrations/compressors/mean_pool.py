@@ -172,17 +172,21 @@ class MeanPoolCompressor(Compressor):
         return [m[: int((c > 0).sum())].to(device="cpu", dtype=dtype) for m, c in zip(means, counts, strict=True)]
 
     def read(self, summary: SummaryEmbeddings, ratio: int | None = None) -> torch.Tensor:
-        """See Compressor: coarsened to ``ratio`` (default: as stored), times that ratio's gain."""
-        if summary.compressor != self.spec.fingerprint:
-            raise IncompatibleSummary(
-                f"these summary embeddings were made by compressor {summary.compressor[:16]}, and this model reads those of "
-                f"{self.spec.fingerprint[:16]}; compress the documents again with this model, or load the model that made them"
-            )
-        coarse = summary.coarsen(ratio or self.spec.ratios[0])
-        projector = self.encoder.projector
-        with torch.inference_mode():
-            rows = projector.read(coarse.vectors.to(projector.centre.device), coarse.window or self.spec.ratios[0])
-        return rows.to(summary.vectors.dtype)
+        """See ``read_means``."""
+        return read_means(self.encoder.projector, self.spec, summary, ratio)
+
+
+def read_means(projector: Projector, spec: CompressorSpec, summary: SummaryEmbeddings, ratio: int | None = None) -> torch.Tensor:
+    """See Compressor.read: coarsened to ``ratio`` (default: as stored), times that ratio's gain. Needs no encoder."""
+    if summary.compressor != spec.fingerprint:
+        raise IncompatibleSummary(
+            f"these summary embeddings were made by compressor {summary.compressor[:16]}, and this model reads those of "
+            f"{spec.fingerprint[:16]}; compress the documents again with this model, or load the model that made them"
+        )
+    coarse = summary.coarsen(ratio or spec.ratios[0])
+    with torch.inference_mode():
+        rows = projector.read(coarse.vectors.to(projector.centre.device), coarse.window or spec.ratios[0])
+    return rows.to(summary.vectors.dtype)
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,6 +11,7 @@ from langchain_core.utils import secret_from_env
 from pydantic import AliasChoices, Field, SecretStr
 
 from lloco_integrations import placeholder
+from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.engine import Engine
 from lloco_integrations.errors import BadInput
 from lloco_integrations.langchain.fields import EngineFields, meant
@@ -50,7 +51,11 @@ class DecoderFields(EngineFields):
         repetition_penalty: 1 for none.
         seed: makes sampling repeatable.
         stop: strings that end an answer; ``stop`` of a call replaces them.
-        timeout, max_retries, api_key: accepted because LangChain's chat models have them; a model in this process has no use for them.
+        timeout, max_retries, api_key: for a server: seconds that it may be silent, requests tried again after a fault of its own, its key
+            (the environment's LLOCO_API_KEY). A model in this process has no use for them.
+        served_model: the base model's name on the server, if it has several.
+        load_adapters: let the server load adapters that it does not have, from its own disk.
+        backend_options: what ``vllm.LLM`` takes, for "vllm-offline".
     """
 
     adapters: dict[str, str] | None = None
@@ -66,11 +71,28 @@ class DecoderFields(EngineFields):
     timeout: float | None = None
     max_retries: int | None = None
     api_key: SecretStr | None = Field(default_factory=secret_from_env("LLOCO_API_KEY", default=None))
+    served_model: str | None = None
+    load_adapters: bool = False
+    backend_options: dict[str, Any] | None = None
 
     @property
     def engine(self) -> Engine:
         """The core that does the work; cheap to make, shares weights and store with all others in this process."""
-        return Engine(self.model, self.store, dict(self.adapters or {}), self.device, self.dtype, self.max_adapters)
+        adapters = dict(self.adapters or {})
+        return Engine(self.model, self.store, adapters, self.device, self.dtype, self.max_adapters, self._runtime())
+
+    def _runtime(self) -> Runtime:
+        key = self.api_key.get_secret_value() if self.api_key is not None else None
+        return Runtime.of(
+            self.backend,
+            self.backend_options,
+            base_url=self.base_url,
+            served_model=self.served_model,
+            api_key=key,
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+            load_adapters=self.load_adapters,
+        )
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
@@ -81,6 +103,8 @@ class DecoderFields(EngineFields):
             "adapters": self.engine.adapter_identities,
             "adapter": self.adapter,
             "dtype": self.dtype,
+            "backend": self.backend,
+            "served_model": self.served_model,
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "top_p": self.top_p,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.engine import DEFAULT_MODEL, Engine
 from lloco_integrations.errors import BadInput
 from lloco_integrations.store.backend import shown
@@ -21,6 +22,9 @@ class EngineFields(BaseModel):
         store: where summary embeddings live: None (the default store), a URL, a SummaryStore, or any LangChain ByteStore.
         device: "auto", "cpu", "cuda" or "mps".
         dtype: "auto", "float32", "bfloat16" or "float16".
+        backend: what runs the decoder: "transformers" in this process, "vllm" (a server), or "vllm-offline" (vLLM in this process); give
+            an LLM's neighbours the same, and they share what it has loaded. See docs/serving.md.
+        base_url: of the vLLM server; None is http://localhost:8000.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -29,6 +33,8 @@ class EngineFields(BaseModel):
     store: Any = Field(default=None, repr=False)
     device: str = "auto"
     dtype: str = "auto"
+    backend: str = "transformers"
+    base_url: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -49,7 +55,15 @@ class EngineFields(BaseModel):
     @property
     def engine(self) -> Engine:
         """The core that does the work; cheap to make, shares weights and store with all others in this process."""
-        return Engine(self.model, self.store, device=self.device, dtype=self.dtype)
+        return Engine(self.model, self.store, device=self.device, dtype=self.dtype, runtime=self._runtime())
+
+    def _runtime(self) -> Runtime:
+        return Runtime(self.backend, self.base_url)
+
+    @model_validator(mode="after")
+    def _check_runtime(self) -> Self:
+        self._runtime()
+        return self
 
     @property
     def store_name(self) -> str | None:

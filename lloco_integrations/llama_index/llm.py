@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import LLM
 
+from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.background import in_background
 from lloco_integrations.engine import DEFAULT_MODEL
 from lloco_integrations.errors import LLoCOError
@@ -51,6 +53,14 @@ class LLoCOLLM(Wired, LLM):
         repetition_penalty: 1 is off.
         stop: strings that end an answer.
         seed: for sampling.
+        backend: "transformers" in this process, "vllm" (a server), or "vllm-offline" (vLLM in this process); see docs/serving.md.
+        base_url: of the server; None is http://localhost:8000.
+        served_model: the base model's name on the server, if it has several.
+        api_key: for the server; None is the environment's LLOCO_API_KEY.
+        timeout: seconds that the server may be silent.
+        max_retries: of requests that met no server, or a fault of its own.
+        load_adapters: let the server load adapters that it does not have, from its own disk.
+        backend_options: what ``vllm.LLM`` takes, for "vllm-offline".
         **kwargs: fields of LlamaIndex's LLM, such as ``system_prompt`` and ``callback_manager``.
     """
 
@@ -65,6 +75,12 @@ class LLoCOLLM(Wired, LLM):
     repetition_penalty: float = Field(default=1.0, gt=0.0, description="1 is off.")
     stop: list[str] = Field(default_factory=list, description="Strings that end an answer.")
     seed: int | None = Field(default=None, description="For sampling.")
+    served_model: str | None = Field(default=None, description="The base model's name on the server.")
+    api_key: str | None = Field(default=None, exclude=True, repr=False, description="For the server.")
+    timeout: float | None = Field(default=None, gt=0, description="Seconds that the server may be silent.")
+    max_retries: int | None = Field(default=None, ge=0, description="Of requests that met a fault of the server's.")
+    load_adapters: bool = Field(default=False, description="Let the server load adapters that it does not have.")
+    backend_options: dict[str, Any] = Field(default_factory=dict, description="For vllm.LLM.")
 
     _known: LLMMetadata | None = PrivateAttr(default=None)
 
@@ -85,6 +101,14 @@ class LLoCOLLM(Wired, LLM):
         seed: int | None = None,
         adapter: str | None = None,
         max_adapters: int = 8,
+        backend: str = "transformers",
+        base_url: str | None = None,
+        served_model: str | None = None,
+        api_key: str | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        load_adapters: bool = False,
+        backend_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -103,6 +127,14 @@ class LLoCOLLM(Wired, LLM):
             seed=seed,
             adapter=adapter,
             max_adapters=max_adapters,
+            backend=backend,
+            base_url=base_url,
+            served_model=served_model,
+            api_key=api_key,
+            timeout=timeout,
+            max_retries=max_retries,
+            load_adapters=load_adapters,
+            backend_options=backend_options or {},
             **kwargs,
         )
 
@@ -189,6 +221,18 @@ class LLoCOLLM(Wired, LLM):
             return lambda: prompt
         shape = self.completion_to_prompt
         return lambda: shape(prompt)
+
+    def _runtime(self) -> Runtime:
+        return Runtime.of(
+            self.backend,
+            self.backend_options,
+            base_url=self.base_url,
+            served_model=self.served_model,
+            api_key=self.api_key or os.environ.get("LLOCO_API_KEY"),
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+            load_adapters=self.load_adapters,
+        )
 
     def _params(self) -> GenerationParams:
         return GenerationParams(

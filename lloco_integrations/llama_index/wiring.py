@@ -9,6 +9,7 @@ from typing import Any
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.schema import BaseComponent
 
+from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.engine import DEFAULT_MODEL, Engine
 
 
@@ -17,12 +18,16 @@ class Wired(BaseComponent):
 
     ``store`` may be a URL or path, None (the default store), a SummaryStore, or an object with ``mget`` and ``mset``. Objects
     live in a private attribute; what is serialised is their URL, or None if no URL opens them again.
+
+    ``backend`` and ``base_url``: give an LLM's neighbours the same, and they share what it has loaded; see docs/serving.md.
     """
 
     model: str = Field(default=DEFAULT_MODEL, description="Preset, model directory or hub id.")
     store: str | None = Field(default=None, description="URL of the summary store; None is the default store.")
     device: str = Field(default="auto", description="auto, or a torch device.")
     dtype: str = Field(default="auto", description="auto, float32, bfloat16 or float16.")
+    backend: str = Field(default="transformers", description="What runs the decoder: transformers, vllm or vllm-offline.")
+    base_url: str | None = Field(default=None, description="Address of the vLLM server; None is http://localhost:8000.")
 
     _store: Any = PrivateAttr(default=None)
 
@@ -39,13 +44,17 @@ class Wired(BaseComponent):
         fields["store"] = url
         super().__init__(**fields)
         self._store = held
+        self._runtime()  # what cannot be is said now
 
     @property
     def engine(self) -> Engine:
         """The engine for the names as they are now; it loads model and store on first use."""
         adapters = dict(getattr(self, "adapters", None) or {})
         store = self._store if self._store is not None else self.store
-        return Engine(self.model, store, adapters, self.device, self.dtype, getattr(self, "max_adapters", None))
+        return Engine(self.model, store, adapters, self.device, self.dtype, getattr(self, "max_adapters", None), self._runtime())
+
+    def _runtime(self) -> Runtime:
+        return Runtime(self.backend, self.base_url)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -87,11 +87,19 @@ def load_compressor(directory: Path, manifest: Manifest, device: torch.device, d
 
     try:
         trunk = AutoModel.from_pretrained(directory / "encoder", dtype=dtype, local_files_only=True).to(device)
-        state = load_file(directory / "projector.safetensors")
     except Exception as error:
-        raise ModelNotFound(
-            f"the compressor in {directory} cannot be loaded: {error}; delete the folder and load the model again"
-        ) from error
-    projector = Projector.of_state(state)
-    encoder = MeanPoolEncoder(trunk, projector.to(device), bidirectional=manifest.bidirectional)
+        raise _unreadable(directory, error) from error
+    encoder = MeanPoolEncoder(trunk, read_projector(directory).to(device), bidirectional=manifest.bidirectional)
     return MeanPoolCompressor(encoder.requires_grad_(False), manifest.spec)
+
+
+def read_projector(directory: Path) -> Projector:
+    """The projector of a model directory, in float32 on the CPU: all that reading summaries takes."""
+    try:
+        return Projector.of_state(load_file(directory / "projector.safetensors")).requires_grad_(False)
+    except Exception as error:
+        raise _unreadable(directory, error) from error
+
+
+def _unreadable(directory: Path, error: Exception) -> ModelNotFound:
+    return ModelNotFound(f"the compressor in {directory} cannot be loaded: {error}; delete the folder and load the model again")

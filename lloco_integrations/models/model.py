@@ -38,15 +38,22 @@ Prompt = str | Sequence[Message] | Sequence[Segment | SummaryEmbeddings]
 @dataclass
 class LLoCOModel:
     """See ``load_model``. ``tokenizer`` and ``prompter`` are None for a checkpoint without a tokenizer: only ``_ids`` calls work then.
-    ``adapters``: name -> directory or hub id of a LoRA."""
+    ``adapters``: name -> directory or hub id of a LoRA. ``weights``: the decoder's, None where it runs elsewhere."""
 
     name: str
     compressor: Compressor
-    decoder: PreTrainedModel
+    weights: PreTrainedModel | None
     backend: Backend
     tokenizer: PreTrainedTokenizerBase | None
     prompter: Prompter | None
     adapters: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """The decoder in this process. Raises LLoCOError where it runs elsewhere."""
+        if self.weights is None:
+            raise LLoCOError(f"the decoder of {self.name} runs elsewhere; load the model with backend='transformers' for this")
+        return self.weights
 
     @property
     def spec(self) -> CompressorSpec:
@@ -198,7 +205,7 @@ class LLoCOModel:
         if name is None:
             return None
         path = self.adapters.get(name, name)
-        if name in self.adapters or "/" in name or Path(name).is_dir():
+        if name in self.adapters or "/" in name or Path(name).is_dir() or self.weights is None:  # a server has names of its own
             check_card(path, self.name, self.fingerprint)
             return path
         known = ", ".join(sorted(self.adapters)) or "none"

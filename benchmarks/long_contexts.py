@@ -78,7 +78,16 @@ def part(name: str, report: Mapping[str, Any]) -> list[str]:
     for row_name, row in rows.items():
         cut = f" ({row['cut']} cut to the window)" if row["cut"] else ""
         lines.append(f"| {row_name}{cut} | {row['positions']:,.0f} | {interval(row[metric])} | {interval(row['nll'], 2)} |")
-    lines += ["", f"{report['date']}, {report['machine']}.", "", "```bash", report["command"], "```", ""]
+    where = f"../benchmarks/results/long_contexts/{name}"
+    lines += [
+        "",
+        f"{report['date']}, {report['machine']}, [raw output]({where}.json), [plot]({where}.png).",
+        "",
+        "```bash",
+        report["command"],
+        "```",
+        "",
+    ]
     return lines
 
 

@@ -48,6 +48,7 @@ def command(
     from lloco_integrations.engine import Engine
     from lloco_integrations.errors import BadInput
     from lloco_integrations.store import SummaryStore
+    from lloco_integrations.store.backend import shown
     from lloco_integrations.types import GenerationParams
 
     if not question.strip():
@@ -57,7 +58,7 @@ def command(
         engine = Engine(model, opened, {"default": adapter} if adapter else {}, device=device)
         found = search(catalogue, embedding.load(device), question, top_k)
         if not found:
-            raise BadInput(f"no document is left in {url}; begin with: lloco compress PATH")
+            raise BadInput(f"no document is left in {shown(url)}; begin with: lloco compress PATH")
         parts = engine.compress([f.passage.text for f in found], ratio=ratio)
         answer = ""
         for chunk in engine.stream(prompt(found, parts, question), GenerationParams(max_new_tokens=max_new_tokens)):

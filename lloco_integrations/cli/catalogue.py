@@ -69,7 +69,11 @@ class Passage:
 
 
 def location(url: str) -> Path:
-    """Where the catalogue of the store at ``url`` is: beside a store on this machine, else in the folder of this package."""
+    """Where the catalogue of the store at ``url`` is: beside a store on this machine, else in the folder of this package. A cache in front
+    of the store changes nothing."""
+    from lloco_integrations.store.opening import uncached
+
+    url = uncached(url)
     for scheme in ("sqlite:///", "file://"):
         if url.startswith(scheme):
             path = Path(url.removeprefix(scheme))

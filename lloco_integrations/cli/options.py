@@ -15,7 +15,9 @@ SHOWN = 20
 
 StoreOption = Annotated[
     str | None,
-    typer.Option("--store", help="Address such as sqlite:///path, file:///directory or s3://bucket/prefix; else the default."),
+    typer.Option(
+        "--store", help="Address such as sqlite:///path, file:///directory, s3://bucket/prefix or redis://host; else the default."
+    ),
 ]
 ModelOption = Annotated[str, typer.Option("--model", help="A preset (see lloco models list), a directory, or a hub id.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
@@ -26,10 +28,10 @@ def store_url(target: str | None) -> str:
 
     Raises StoreError for an address that cannot hold a store, BadInput for one that would be gone with this process.
     """
-    from lloco_integrations.store.opening import open_backend
+    from lloco_integrations.store.opening import open_backend, uncached
 
     url = open_backend(target).url
-    if url.startswith("memory:"):
+    if uncached(url).startswith("memory:"):
         raise BadInput(f"{url} would be gone when this command ends; name a store that stays, such as sqlite:///path")
     return url
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sqlite3
 import time
+from collections.abc import Callable
+from contextlib import closing
 from itertools import islice
 from typing import Annotated
 
@@ -15,14 +20,17 @@ from rich.text import Text
 
 from lloco_integrations.errors import BadInput, DamagedEntry
 from lloco_integrations.store import EntryInfo, SummaryStore, Totals
+from lloco_integrations.store.backend import shown
+from lloco_integrations.store.opening import open_backend, uncached
 
-app = typer.Typer(help="The store of summary embeddings: what it holds, whether it is sound, what may go.", no_args_is_help=True)
+app = typer.Typer(help="The store of summary embeddings: what it holds, whether it is sound, what may go, a copy.", no_args_is_help=True)
 
 _DAY = 86400.0
 _SHOWN = 20
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 StoreOption = Annotated[
     str | None,
-    typer.Option("--store", help="Address such as sqlite:///path, file:///directory or s3://bucket/prefix; else the default."),
+    typer.Option("--store", help="Address such as sqlite:///path, redis://host:port/db or s3://bucket/prefix; else the default."),
 ]
 
 
@@ -31,7 +39,7 @@ def stats(store: StoreOption = None) -> None:
     """Totals of a store, also per compressor."""
     with _open(store) as opened:
         found = opened.stats()
-        table = Table(title=Text(f"{opened.url} ({opened.storage})"))
+        table = Table(title=Text(f"{shown(opened.url)} ({opened.storage})"))
     for name in ("compressor", "entries", "vectors", "source tokens", "ratio", "size"):
         table.add_column(name, justify="left" if name == "compressor" else "right")
     for fingerprint, totals in sorted(found.by_fingerprint.items()):
@@ -76,10 +84,8 @@ def list_entries(
 @app.command()
 def verify(store: StoreOption = None) -> None:
     """Read and check every entry. Lists damaged ones and exits with 1 if there are any."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with _open(store) as opened, Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("checking", total=None)
-        damaged = opened.verify(lambda done, total: progress.update(task, completed=done, total=total))
+    with _open(store) as opened, _progress() as progress:
+        damaged = opened.verify(_counting(progress, "checking"))
         count = opened.stats().entries
     for key in damaged:
         typer.echo(key)
@@ -100,26 +106,114 @@ def gc(
     group: Annotated[str | None, typer.Option(help="Entries of this group.")] = None,
     foreign: Annotated[bool, typer.Option("--foreign", help="Entries of compressors other than those kept.")] = False,
     keep: Annotated[list[str] | None, typer.Option(help="A fingerprint that --foreign keeps; repeat for several.")] = None,
+    unreachable: Annotated[
+        bool, typer.Option("--unreachable", help="Entries that no document in the catalogue of lloco compress on this machine refers to.")
+    ] = False,
+    max_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="The oldest entries, until the store fits: 500MB, 2GiB, or a number of bytes.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only say what would be deleted.")] = False,
 ) -> None:
     """Delete entries that meet every condition given (damaged ones in any case with --damaged)."""
     if foreign != bool(keep):
         raise BadInput("--foreign needs --keep FINGERPRINT, and --keep needs --foreign; see lloco store stats for fingerprints")
-    if not (damaged or foreign or older_than is not None or group is not None):
-        raise BadInput("say what may go: --damaged, --older-than DAYS, --group NAME, or --foreign --keep FINGERPRINT")
+    if not (damaged or foreign or unreachable or older_than is not None or group is not None or max_bytes is not None):
+        raise BadInput(
+            "say what may go: --damaged, --older-than DAYS, --group NAME, --unreachable, --max-bytes SIZE, or --foreign --keep FINGERPRINT"
+        )
     age = None if older_than is None else older_than * _DAY
-    kept = keep if foreign else None
+    limit = None if max_bytes is None else _size(max_bytes)
     with _open(store) as opened:
-        if yes:
-            count = opened.gc(fingerprint_keep=kept, older_than=age, group=group, damaged=damaged)
-            typer.echo(f"Deleted {count:,} entries.")
-            return
-        doomed = opened.find_garbage(fingerprint_keep=kept, older_than=age, group=group, damaged=damaged)
-    for key in doomed[:_SHOWN]:
+        reachable = _reachable(opened) if unreachable else None
+        doomed = opened.find_garbage if not yes else opened.gc
+        found = doomed(
+            fingerprint_keep=keep if foreign else None, older_than=age, group=group, keep_keys=reachable, max_bytes=limit, damaged=damaged
+        )
+        left = opened.stats().nbytes if yes and limit is not None else 0
+    if isinstance(found, int):
+        typer.echo(f"Deleted {found:,} entries.")
+        if limit is not None and left > limit:
+            typer.echo(f"{decimal(left)} are left, more than {decimal(limit)}: the others do not meet the other conditions.")
+        return
+    for key in found[:_SHOWN]:
         typer.echo(key)
-    if len(doomed) > _SHOWN:
-        typer.echo(f"... and {len(doomed) - _SHOWN:,} more")
-    typer.echo(f"Would delete {len(doomed):,} entries. Repeat with --yes to delete them.")
+    if len(found) > _SHOWN:
+        typer.echo(f"... and {len(found) - _SHOWN:,} more")
+    typer.echo(f"Would delete {len(found):,} entries. Repeat with --yes to delete them.")
+    if unreachable and found:
+        typer.echo("What pipelines or other machines put into this store counts as unreachable: this machine's catalogue does not know it.")
+
+
+@app.command()
+def copy(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Address of the store to copy.")],
+    destination: Annotated[str, typer.Argument(metavar="DST", help="Address of an empty place, or of an earlier copy of the same store.")],
+) -> None:
+    """Copy a store to another place: all keys stay valid. Run it again to go on, or to bring a copy up to date."""
+    with _open(source) as opened, _progress() as progress:
+        report = opened.copy_to(destination, progress=_counting(progress, "copying"))
+        _copy_catalogue(opened.url, open_backend(destination).url)
+    typer.echo(f"Copied {report.copied:,} entries, {report.present:,} were there already.")
+    for key in report.damaged:
+        typer.echo(key)
+    if report.damaged:
+        typer.echo(f"{len(report.damaged)} damaged entries were left out. Compress their texts again into {shown(destination)}.", err=True)
+        raise typer.Exit(1)
+
+
+def _copy_catalogue(source: str, destination: str) -> None:
+    """What ``lloco compress`` knows of the store here, for the copy, unless that has a catalogue already."""
+    from lloco_integrations.cli.catalogue import explaining, location
+
+    old, new = location(uncached(source)), location(uncached(destination))
+    if not old.exists() or new.exists():
+        return
+    half = new.with_name(f"{new.name}.tmp-{os.getpid()}")
+    with explaining(new):
+        new.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with closing(sqlite3.connect(old)) as db, closing(sqlite3.connect(half)) as copied:
+                db.backup(copied)
+            os.replace(half, new)
+        finally:
+            half.unlink(missing_ok=True)
+
+
+def _reachable(store: SummaryStore) -> Callable[[set[str]], set[str]]:
+    """The keys that the catalogue's passages have under the fingerprints asked for. Raises StoreError if there is no catalogue."""
+    from lloco_integrations.cli.catalogue import Catalogue, location
+
+    bare = uncached(store.url)
+    urls = [url for url in dict.fromkeys((store.url, bare)) if location(url).exists()] or [bare]
+    for url in urls:
+        Catalogue.open(url, create=False).close()
+
+    def keys(fingerprints: set[str]) -> set[str]:
+        texts: set[str] = set()
+        for url in urls:
+            with Catalogue.open(url, create=False) as catalogue:
+                texts.update(passage.text for passage in catalogue.passages())
+        return {store.key(fingerprint, text) for fingerprint in fingerprints for text in texts}
+
+    return keys
+
+
+def _size(text: str) -> int:
+    """``500MB``, ``1.5 GiB``, ``1000``: bytes. Raises BadInput."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
+    if match is None or match[2] not in _UNITS:
+        raise BadInput(f"--max-bytes {text!r} is not a size; write 500MB, 2GiB, or a number of bytes")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _progress() -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _counting(progress: Progress, what: str) -> Callable[[int, int], None]:
+    task = progress.add_task(what, total=None)
+    return lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _open(store: str | None) -> SummaryStore:

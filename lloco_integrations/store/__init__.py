@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from lloco_integrations.store.copying import CopyReport
 from lloco_integrations.store.info import EntryInfo, StoreStats, Totals
 from lloco_integrations.store.store import SummaryStore
 
-__all__ = ["EntryInfo", "StoreStats", "SummaryStore", "Totals"]
+__all__ = ["CopyReport", "EntryInfo", "StoreStats", "SummaryStore", "Totals"]

@@ -20,6 +20,10 @@ class PlaceDamaged(StoreError):
     """The place itself is broken where it was read: unlike an outage, this counts as damage of the entries there."""
 
 
+class NoStore(StoreError):
+    """There is no store at the address, and none was to be made."""
+
+
 class Backend(Protocol):
     """Bytes by key. Implementations are safe across threads and processes; keys are checked before they get here."""
 
@@ -30,7 +34,7 @@ class Backend(Protocol):
     def load_meta(self, proposal: StoreMeta | None) -> StoreMeta:
         """The store's meta data; where it has none, keeps ``proposal`` for good. Of many who race, one wins.
 
-        Raises StoreError if there is none and ``proposal`` is None.
+        Raises NoStore if there is none and ``proposal`` is None.
         """
 
     def get(self, keys: Sequence[str]) -> list[object]:
@@ -75,13 +79,16 @@ def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def shown(url: str) -> str:
-    """``url`` without a password, for messages."""
-    return re.sub(r"://([^/@:]*):[^/@]*@", r"://\1:***@", url)
+    """``url`` without passwords, for messages."""
+    url, count = re.subn(r"://([^/@:]*):[^/]*@", r"://\1:***@", url)
+    if not count:  # a password with a slash in it
+        url = re.sub(r"://([^/@:]*):(?:(?!::)\S)*@", r"://\1:***@", url)
+    return re.sub(r"([?&](?:password|secret|token|key)=)(?:(?!::)[^&])*", r"\1***", url, flags=re.IGNORECASE)
 
 
-def absent(url: str) -> StoreError:
+def absent(url: str) -> NoStore:
     """The error for reading a store that was never made."""
-    return StoreError(f"there is no store at {shown(url)}; check the address, or compress something into it first")
+    return NoStore(f"there is no store at {shown(url)}; check the address, or compress something into it first")
 
 
 def replaced(url: str) -> StoreError:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lloco_integrations.errors import BadInput
+from lloco_integrations.errors import BadInput, DamagedEntry
 from lloco_integrations.store.header import DTYPES, VALUE_FORMAT, Header, damaged, read_header
 from lloco_integrations.store.info import EntryInfo
 from lloco_integrations.types import SummaryEmbeddings
@@ -76,6 +76,23 @@ def check(key: str, data: object) -> Header:
     if _checksum(key, metadata, parts) != header.metadata["checksum"]:
         raise damaged(key, "its checksum does not match")
     return header
+
+
+def holds(value: object, key: str, info: EntryInfo) -> bool:
+    """Whether ``value``, found under ``key``, is sound and describes the same summary as ``info``."""
+    if value is None:
+        return False
+    try:
+        found = check(key, value).info
+    except DamagedEntry:
+        return False
+    return (found.n_vectors, found.n_tokens, found.hidden_size, found.window, found.group) == (
+        info.n_vectors,
+        info.n_tokens,
+        info.hidden_size,
+        info.window,
+        info.group,
+    )
 
 
 def decode(key: str, data: object) -> SummaryEmbeddings:

@@ -12,10 +12,12 @@ from lloco_integrations.paths import home
 from lloco_integrations.store.backend import Backend, shown
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)(?:::|://)")
+_CACHE = "cache::"
 _SQLITE_SUFFIXES = (".sqlite", ".sqlite3", ".db")
 _ALLOWED = (
-    "sqlite:///path (or a path that ends in .sqlite or .db), file:///directory, memory://, an fsspec URL such as "
-    "s3://bucket/prefix or gcs://bucket/prefix, or an object with mget and mset"
+    "sqlite:///path (or a path that ends in .sqlite or .db), file:///directory, memory://, redis://host:port/db, an fsspec URL such as "
+    "s3://bucket/prefix or gcs://bucket/prefix, one of those behind a cache (cache::sqlite:///path::s3://bucket/prefix), "
+    "an object with mget and mset, or a LlamaIndex key-value store"
 )
 _PACKAGES = {
     "s3": "s3fs",
@@ -36,7 +38,7 @@ _PACKAGES = {
 
 
 def open_backend(target: object) -> Backend:
-    """The backend for ``target``: None (the default store), a URL, a path, or an object with ``mget`` and ``mset``.
+    """The backend for ``target``: None (the default store), a URL, a path, or an object that holds bytes or JSON by key.
 
     Raises:
         StoreError: nothing that can hold a store; the message names what can.
@@ -52,12 +54,46 @@ def open_backend(target: object) -> Backend:
         from lloco_integrations.store.bytestore import ByteStoreBackend
 
         return ByteStoreBackend(target)
+    from lloco_integrations.store.kvstore import KVStoreBackend, is_kvstore
+
+    if is_kvstore(target):
+        return KVStoreBackend(target)
     raise StoreError(f"{type(target).__name__} cannot hold a store; give {_ALLOWED}")
+
+
+def with_cache(remote: Backend, cache: object) -> Backend:
+    """``remote`` behind the cache at the address ``cache``: any address of a store, but one on this machine makes sense.
+
+    Raises StoreError for no address, one that contains ``::``, or that of ``remote`` itself.
+    """
+    from lloco_integrations.store.cached import CachedBackend
+
+    if not isinstance(cache, (str, os.PathLike)):
+        raise StoreError(f"cache takes an address such as sqlite:///path, not {type(cache).__name__}")
+    local = open_backend(cache)
+    if "::" in local.url:
+        raise StoreError(f"the cache address {shown(local.url)} contains '::', which separates addresses; name another place")
+    if local.url == remote.url:
+        raise StoreError(f"{shown(local.url)} cannot be its own cache; name another place, or leave the cache out")
+    return CachedBackend(remote, local)
+
+
+def uncached(url: str) -> str:
+    """The address of the store behind the caches in ``url``; ``url`` itself if it names none."""
+    while url[: len(_CACHE)].lower() == _CACHE:
+        url = url[len(_CACHE) :].partition("::")[2]
+    return url
 
 
 def _from_string(target: str) -> Backend:
     if "\0" in target:
         raise StoreError(f"{target!r} cannot hold a store; give {_ALLOWED}")
+    if target[: len(_CACHE)].lower() == _CACHE:
+        # fsspec's own chaining has no protocol of this name (it has cached, filecache, ...), and may follow in the second address.
+        cache, _, remote = target[len(_CACHE) :].partition("::")
+        if not cache or not remote:
+            raise StoreError(f"{shown(target)} names no cache and store; write cache::sqlite:///path::s3://bucket/prefix")
+        return with_cache(_from_string(remote), cache)
     match = _SCHEME.match(target)
     scheme = match[1].lower() if match else ""
     rest = target[match.end() :] if match else target
@@ -73,6 +109,10 @@ def _from_string(target: str) -> Backend:
         if not rest.strip("/"):
             raise StoreError(f"{target!r} names no directory; write file:///path/of/directory")
         return DirectoryBackend(Path(re.sub(r"^/(?=[A-Za-z]:)", "", rest)).expanduser())
+    if scheme in ("redis", "rediss"):
+        from lloco_integrations.store.redis import RedisBackend
+
+        return RedisBackend(target)
     if scheme:
         return _remote(target, scheme)
     raise StoreError(f"{target!r} is not the address of a store; give {_ALLOWED}")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from lloco_integrations.errors import BadInput, DamagedEntry, StoreError
 from lloco_integrations.store import upkeep
 from lloco_integrations.store.backend import Backend, chunks, shown
-from lloco_integrations.store.codec import check, decode, encode
+from lloco_integrations.store.cached import CachedBackend, current, origin
+from lloco_integrations.store.codec import decode, encode, holds
+from lloco_integrations.store.copying import CopyReport, copy
+from lloco_integrations.store.garbage import Conditions, garbage
 from lloco_integrations.store.info import EntryInfo, StoreStats
 from lloco_integrations.store.keys import is_key, make_key
 from lloco_integrations.store.meta import StoreMeta, check_storage
-from lloco_integrations.store.opening import open_backend
+from lloco_integrations.store.opening import open_backend, with_cache
 from lloco_integrations.types import SummaryEmbeddings
 
 if TYPE_CHECKING:
@@ -28,29 +32,43 @@ class SummaryStore:
 
     def __init__(self, backend: Backend, meta: StoreMeta) -> None:
         self._backend = backend
+        self._origin = origin(backend)
         self._meta = meta
 
     @classmethod
-    def open(cls, target: object = None, *, storage: str | None = None, create: bool = True) -> SummaryStore:
+    def open(
+        cls,
+        target: object = None,
+        *,
+        storage: str | None = None,
+        create: bool = True,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> SummaryStore:
         """Opens the store at ``target``, and makes it if there is none.
 
         Args:
             target: None (``store.sqlite`` in the folder of this package, see ``paths.home``), ``sqlite:///path``, a
-                path that ends in .sqlite or .db, ``file:///directory``, ``memory://``, ``memory://name``, any fsspec
-                URL, an object with ``mget`` and ``mset`` such as a LangChain ByteStore, or a SummaryStore, given back.
+                path that ends in .sqlite or .db, ``file:///directory``, ``memory://``, ``memory://name``,
+                ``redis://[:password@]host:port/db?prefix=NAME``, any fsspec URL, an object with ``mget`` and ``mset`` such as a
+                LangChain ByteStore, a LlamaIndex key-value store, or a SummaryStore, given back.
             storage: ``"exact"`` (every bit) or ``"int8"`` (a byte an element); chosen when the store is made. None
                 takes what is there, and "exact" for a new store.
             create: False raises if there is no store yet.
+            cache: address of a place on this machine that keeps copies of what is read, see ``store.cached``. In one string:
+                ``cache::sqlite:///path::s3://bucket/prefix``.
 
         Raises:
-            StoreError: an address that cannot hold a store, another storage than the store has, or an unusable place.
+            StoreError: an address that cannot hold a store, another storage than the store has, a cache of another store, or an
+                unusable place.
             MissingExtra: the driver for the URL is not installed.
         """
         check_storage(storage)
-        if isinstance(target, cls):
+        if isinstance(target, cls) and cache is None:
             target._agree(storage)
             return target
-        backend = open_backend(target)
+        backend = target._backend if isinstance(target, cls) else open_backend(target)
+        if cache is not None:
+            backend = with_cache(backend, cache)
         store = cls(backend, backend.load_meta(StoreMeta.new(storage or "exact") if create else None))
         store._agree(storage)
         return store
@@ -85,8 +103,8 @@ class SummaryStore:
             fresh = dict(named)
             now = time.time()
             encoded = [(key, *encode(key, summary, self.storage, now)) for key, summary in fresh.items()]
-            stored = self._backend.get(list(fresh))
-            missing = [item for item, value in zip(encoded, stored, strict=True) if not _holds(value, item[0], item[2])]
+            stored = current(self._backend, list(fresh))
+            missing = [item for item, value in zip(encoded, stored, strict=True) if not holds(value, item[0], item[2])]
             if missing:
                 self._backend.put(missing)
             keys.extend(key for key, _ in named)
@@ -131,11 +149,11 @@ class SummaryStore:
 
     def keys(self) -> Iterator[str]:
         """All keys, in any order; entries may come and go meanwhile."""
-        return filter(is_key, self._backend.keys())
+        return filter(is_key, self._origin.keys())
 
     def stats(self) -> StoreStats:
         """Totals over all entries, also per fingerprint. Reads headers only."""
-        return upkeep.stats(self._backend)
+        return upkeep.stats(self._origin)
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> list[str]:
         """Reads, checks and decodes every entry, and removes what killed writers left.
@@ -145,41 +163,34 @@ class SummaryStore:
 
         Returns the keys of damaged entries. Raises StoreError only if the store as a whole cannot be read.
         """
-        return upkeep.verify(self._backend, progress)
+        return upkeep.verify(self._origin, progress)
 
-    def find_garbage(
-        self,
-        *,
-        fingerprint_keep: Collection[str] | None = None,
-        older_than: float | None = None,
-        group: str | None = None,
-        damaged: bool = False,
-    ) -> list[str]:
-        """The keys that ``gc`` with the same arguments would delete."""
-        return upkeep.garbage(self._backend, fingerprint_keep, older_than, group, damaged)
+    def find_garbage(self, **conditions: Unpack[Conditions]) -> list[str]:
+        """The keys that ``gc`` with the same conditions would delete."""
+        return garbage(self._origin, **conditions)
 
-    def gc(
-        self,
-        *,
-        fingerprint_keep: Collection[str] | None = None,
-        older_than: float | None = None,
-        group: str | None = None,
-        damaged: bool = False,
-    ) -> int:
-        """Deletes entries that meet every condition given, gives room back, and returns how many were deleted.
-
-        Args:
-            fingerprint_keep: entries of any other compressor.
-            older_than: entries stored more than so many seconds ago.
-            group: entries of this group.
-            damaged: damaged entries, too; the other conditions do not apply to them.
-
-        With no condition at all nothing is deleted.
+    def gc(self, **conditions: Unpack[Conditions]) -> int:
+        """Deletes the entries that meet every one of ``conditions`` (``older_than=``, ``max_bytes=``, ... see ``Conditions``), gives
+        room back, and returns how many were deleted. Do not run it while others put: what they find stored may be gone after.
         """
-        doomed = self.find_garbage(fingerprint_keep=fingerprint_keep, older_than=older_than, group=group, damaged=damaged)
+        doomed = self.find_garbage(**conditions)
         count = self._backend.delete(doomed) if doomed else 0
         self._backend.sweep()
         return count
+
+    def copy_to(self, target: object, *, progress: Callable[[int, int], None] | None = None) -> CopyReport:
+        """Copies every sound entry to ``target``, an empty place or an earlier copy of this store; its keys are valid there.
+
+        Each value is read back after it was written. What ``target`` holds soundly is left alone, so a copy that was interrupted
+        goes on where it stopped; of an entry that both hold, the later put stays. Nothing is deleted.
+
+        Args:
+            progress: called with (entries done, entries in all).
+
+        Raises StoreError if ``target`` is another store, cannot be written, or does not keep what is written.
+        """
+        backend = target._backend if isinstance(target, SummaryStore) else open_backend(target)
+        return copy(self._origin, self._meta, origin(backend), progress)
 
     def close(self) -> None:
         """Lets go of file handles and connections. Using the store again takes them again."""
@@ -200,8 +211,12 @@ class SummaryStore:
     def __deepcopy__(self, memo: object) -> SummaryStore:
         return self
 
-    def __reduce__(self) -> tuple[Callable[[object, str], SummaryStore], tuple[object, str]]:
-        return _reopen, (getattr(self._backend, "inner", self.url), self.storage)
+    def __reduce__(self) -> tuple[Callable[..., SummaryStore], tuple[object, ...]]:
+        backend, cache = self._backend, None
+        if isinstance(backend, CachedBackend):
+            cache = backend.cache.url
+            backend = backend.remote
+        return _reopen, (getattr(backend, "inner", backend.url), self.storage, cache)
 
     def _agree(self, storage: str | None) -> None:
         if storage is not None and storage != self.storage:
@@ -215,28 +230,11 @@ class SummaryStore:
         return self.key(summary.compressor, text)
 
 
-def _reopen(target: object, storage: str) -> SummaryStore:
-    return SummaryStore.open(target, storage=storage, create=False)
+def _reopen(target: object, storage: str, cache: str | None = None) -> SummaryStore:
+    return SummaryStore.open(target, storage=storage, create=False, cache=cache)
 
 
 def _unique(keys: Sequence[str]) -> list[str]:
     if isinstance(keys, str):
         raise BadInput(f"a list of keys is wanted, not the string {keys!r}; write [{keys!r}]")
     return [key for key in dict.fromkeys(keys) if is_key(key)]
-
-
-def _holds(value: object, key: str, info: EntryInfo) -> bool:
-    """Whether ``value``, found under ``key``, is sound and describes the same summary as ``info``."""
-    if value is None:
-        return False
-    try:
-        found = check(key, value).info
-    except DamagedEntry:
-        return False
-    return (found.n_vectors, found.n_tokens, found.hidden_size, found.window, found.group) == (
-        info.n_vectors,
-        info.n_tokens,
-        info.hidden_size,
-        info.window,
-        info.group,
-    )

@@ -1,13 +1,11 @@
-"""Looking after a store: totals, finding damage, finding what may go."""
+"""Looking after a store: totals, and finding damage."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
-from lloco_integrations.errors import BadInput, DamagedEntry
+from lloco_integrations.errors import DamagedEntry
 from lloco_integrations.store.backend import Backend, Head, PlaceDamaged, chunks
 from lloco_integrations.store.codec import decode
 from lloco_integrations.store.header import read_header
@@ -47,7 +45,7 @@ def verify(backend: Backend, progress: Callable[[int, int], None] | None = None)
     bad: list[str] = []
     done = 0
     for some in chunks(keys, _VALUES):
-        for key, value, found in _read(backend, some):
+        for key, value, found in read(backend, some):
             if _is_damaged(key, value, found):
                 bad.append(key)
         done += len(some)
@@ -57,37 +55,7 @@ def verify(backend: Backend, progress: Callable[[int, int], None] | None = None)
     return bad
 
 
-def garbage(
-    backend: Backend,
-    fingerprint_keep: Collection[str] | None,
-    older_than: float | None,
-    group: str | None,
-    damaged: bool,
-) -> list[str]:
-    """Keys of entries that meet every condition given, and of damaged ones if wanted."""
-    if isinstance(fingerprint_keep, str):
-        raise BadInput(f"fingerprint_keep takes a collection of fingerprints; write [{fingerprint_keep!r}]")
-    if older_than is not None and not (math.isfinite(older_than) and older_than >= 0):
-        raise BadInput(f"older_than must be an age in seconds from 0 on, not {older_than!r}")
-    doomed = verify(backend) if damaged else []
-    if fingerprint_keep is None and older_than is None and group is None:
-        return doomed
-    already = set(doomed)
-    now = time.time()
-    for key, found in heads(backend):
-        if key in already or isinstance(found, DamagedEntry):
-            continue
-        if fingerprint_keep is not None and found.fingerprint in fingerprint_keep:
-            continue
-        if older_than is not None and now - found.created <= older_than:
-            continue
-        if group is not None and found.group != group:
-            continue
-        doomed.append(key)
-    return doomed
-
-
-def _read(backend: Backend, keys: Sequence[str]) -> Iterator[tuple[str, object, Head]]:
+def read(backend: Backend, keys: Sequence[str]) -> Iterator[tuple[str, object, Head]]:
     """Values and descriptions; one that lies where the place is broken counts as damaged, the others are still read.
 
     An outage is raised instead: it must never look like damage, or ``gc`` would delete what is merely out of reach.
@@ -97,7 +65,7 @@ def _read(backend: Backend, keys: Sequence[str]) -> Iterator[tuple[str, object, 
     except PlaceDamaged as error:
         if len(keys) > 1:
             for key in keys:
-                yield from _read(backend, [key])
+                yield from read(backend, [key])
         else:
             yield keys[0], error, DamagedEntry(str(error))
 

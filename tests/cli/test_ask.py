@@ -135,3 +135,11 @@ def test_the_real_embedder() -> None:
     assert rows.shape == (3, 384)
     near, far = rows[0] @ rows[1], rows[0] @ rows[2]
     assert near > 0.5 > 0.2 > far
+
+
+def test_a_cache_in_front_of_the_store_has_the_stores_catalogue(tmp_path: Path) -> None:
+    from lloco_integrations.cli.catalogue import location
+
+    behind = f"file://{tmp_path}/store"
+    assert location(f"cache::sqlite:///{tmp_path}/near.sqlite::{behind}") == location(behind)
+    assert location("cache::sqlite:///near.sqlite::s3://bucket/prefix") == location("s3://bucket/prefix")

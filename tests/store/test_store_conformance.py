@@ -108,7 +108,8 @@ def test_delete(store: SummaryStore, summary: Summary) -> None:
 
 def test_many_more_than_a_batch(store: SummaryStore, summary: Summary) -> None:
     one = summary(1, rows=1, width=2)
-    count = 150 if store.url.startswith("file:") else 1100  # a file each, and each brought to the disk
+    slow = {"file": 150, "s3": 70, "cache": 150}  # a file or a request each
+    count = slow.get(store.url.partition(":")[0], 1100)
     keys = store.put_many([(str(n), one) for n in range(count)])
     assert len(set(keys)) == count == len(list(store.keys()))
     assert all(value is not None for value in store.get_many(keys))
@@ -209,8 +210,10 @@ def test_inputs_are_not_touched(store: SummaryStore) -> None:
 
 
 def test_threads(store: SummaryStore, summary: Summary) -> None:
+    rounds = 2 if store.url.startswith("s3:") else 8
+
     def work(seed: int) -> None:
-        for n in range(8):
+        for n in range(rounds):
             keys = store.put_many([(f"{seed}-{n}", summary(seed)), (f"shared {n}", summary(n))])
             assert all(store.contains_many(keys))
             assert all(store.get_many(keys))
@@ -218,5 +221,5 @@ def test_threads(store: SummaryStore, summary: Summary) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(work, range(6)))
-    assert store.stats().entries == 6 * 8 + 8
+    assert store.stats().entries == 6 * rounds + rounds
     assert store.verify() == []

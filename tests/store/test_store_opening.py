@@ -70,15 +70,36 @@ def test_addresses_that_hold_no_store(wrong: Any) -> None:
 
 
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.registry import _registry
+
+    monkeypatch.delitem(_registry, "s3", raising=False)  # there if another test has used it
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(MissingExtra, match="pip install s3fs"):
-        SummaryStore.open("s3://bucket/prefix")
+    monkeypatch.setitem(sys.modules, "redis", None)
+    for url, package in {"s3://bucket/prefix": "s3fs", "redis://host": "redis", "rediss://host/1": "redis"}.items():
+        with pytest.raises(MissingExtra, match=f"pip install {package}"):
+            SummaryStore.open(url)
 
 
-def test_passwords_stay_out_of_messages() -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "foo://user:hunter2@host/x",
+        "foo://:hunter2@host",
+        "foo://:other@hunter2@host/x",
+        "foo://:hun/hunter2@host:1/x",
+        "foo://host/0?password=hunter2&db=1",
+        "redis://:hunter2@host/notanumber",
+        "redis://:hunter2@host:port/0",
+        "redis://:hunter2/x@host:1/0",
+        "redis://:hunter2@host:1/0?prefix=*",
+        "cache::sqlite:///x.sqlite::redis://:hunter2@host:1/x",
+    ],
+)
+def test_passwords_stay_out_of_messages(url: str) -> None:
     with pytest.raises(StoreError) as caught:
-        SummaryStore.open("foo://user:hunter2@host/x")
+        SummaryStore.open(url)
     assert "hunter2" not in str(caught.value)
+    assert "host" in str(caught.value)
 
 
 def test_another_storage_is_refused(target: Any, store: SummaryStore, storage: str) -> None:
@@ -104,7 +125,7 @@ def test_create_false_makes_nothing(target: Any, tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*")) == []
 
 
-@pytest.mark.parametrize("place", ["memory", "sqlite", "directory", "fsspec"])
+@pytest.mark.parametrize("place", ["memory", "sqlite", "directory", "fsspec", "redis", "cached"])
 def test_copies_are_the_same_store(place: str, make_target: Any, summary: Summary) -> None:
     store = SummaryStore.open(make_target(place), storage="int8")
     (key,) = store.put_many([("text", summary())])

@@ -20,7 +20,7 @@ from lloco_integrations.types import SummaryEmbeddings
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 Summary = Callable[..., SummaryEmbeddings]
-SHARED = ("sqlite", "directory")
+SHARED = ("sqlite", "directory", "redis")
 
 
 class Nursery:
@@ -122,9 +122,10 @@ def test_leftovers_of_killed_writers_are_ignored_and_removed(tmp_path: Path, sum
     assert (tmp_path / "README.txt").exists()
 
 
-@pytest.mark.parametrize("place", SHARED)
-def test_a_fork_uses_the_store_of_its_parent(place: str, make_target: Any, summary: Summary) -> None:
-    store = SummaryStore.open(make_target(place))
+@pytest.mark.parametrize("place", [*SHARED, "s3", "cached"])
+def test_a_fork_uses_the_store_of_its_parent(place: str, make_target: Any, summary: Summary, tmp_path: Path) -> None:
+    cached = f"cache::sqlite:///{tmp_path}/cache.sqlite::file://{tmp_path}/far"
+    store = SummaryStore.open(cached if place == "cached" else make_target(place))
     (mine,) = store.put_many([("parent", summary(1))])
     ready, done = os.pipe(), os.pipe()
     pid = os.fork()

@@ -30,6 +30,7 @@ from lloco_integrations.errors import (
 )
 from lloco_integrations.models import load_model
 from lloco_integrations.types import GenerationParams, ResolvedPrompt
+from tests import tiny
 from tests.fake_vllm import FakeVLLM, running
 from tests.test_backend import save_adapter
 
@@ -299,3 +300,22 @@ def test_threads_share_a_client(tiny_model: str, store_url: str, url: str) -> No
     for thread in threads:
         thread.join()
     assert len(made) == 16 and len(set(made)) == 1
+
+
+def test_an_autocompressor_can_be_read_on_a_server(checkpoint: Path, store_url: str, fake: FakeVLLM, url: str) -> None:
+    """Vectors in front, no chat template; the compressor is loaded only to compress."""
+    with pytest.raises(ModelNotFound, match="tokenizer in .* cannot be loaded"):
+        load_model(checkpoint, runtime=Runtime("vllm", url))
+    tiny.tokenizer(chat=False).save_pretrained(checkpoint)
+    here = load_model(checkpoint, device="cpu", dtype="float32")
+    there = load_model(checkpoint, device="cpu", dtype="float32", runtime=Runtime("vllm", url))
+    fake.backend, fake.hidden_size, fake.adapters = TransformersBackend(here.decoder, here.tokenizer), here.spec.hidden_size, {}
+    assert there.spec == here.spec
+    (summary,) = here.compress_ids([[9, 8, 7, 6] * 4])
+    prompts = [[summary, [5, 6, 7]], [[5, 6, 7]]]
+    assert there.generate(prompts, SHORT) == here.generate(prompts, SHORT)
+    with pytest.raises(IncompatibleSummary, match="fixed ratio"):
+        there.compressor.read(summary, 4)
+    compressor: Any = there.compressor
+    assert not compressor.loaded
+    assert torch.equal(there.compress_ids([[9, 8, 7, 6] * 4])[0].vectors, summary.vectors) and compressor.loaded

@@ -1,10 +1,11 @@
 """Needles in haystacks: a sentence put at some depth of a long text, and asked for, by length, depth and ratio.
 
-    LLOCO_DATA=../shared/data python -m benchmarks.needles --json OUT.json --plot OUT.png --lengths 1000,4000,16000,64000 --limit 5
+    LLOCO_DATA=../shared/data python -m benchmarks.needles --lengths 1000,4000,16000,64000 --limit 5
 
 Rows are those of ``lloco eval``, read by the same readers: the raw text (cut to the window), the whole text compressed, and, at the same
 number of positions, passages retrieved for the question, raw or compressed. The same needles and haystacks are asked at each depth. An
-interrupted run goes on where it stopped; a finished one is only drawn again (delete its JSON to measure it again).
+interrupted run goes on where it stopped; a finished one is only drawn again (delete its JSON to measure it again). docs/long_contexts.md shows
+what is in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.needles_plot import plot
+from benchmarks.provenance import provenance
+from benchmarks.tables import fill
 from lloco_integrations import embedding, load_model
 from lloco_integrations.evaluation import report as reports
 from lloco_integrations.evaluation.cases import Case
@@ -34,12 +38,8 @@ from lloco_integrations.evaluation.scorecard import Runner, Settings, check_writ
 from lloco_integrations.fingerprint import adapter_identity
 from lloco_integrations.partial import Partial
 
-try:
-    from benchmarks.needles_plot import plot
-    from benchmarks.provenance import provenance
-except ModuleNotFoundError:  # run as a file, not as a module
-    from needles_plot import plot
-    from provenance import provenance
+RESULT = Path(__file__).parent / "results" / "needles.json"
+PAGE = Path(__file__).parent.parent / "docs" / "long_contexts.md"
 
 _NOUNS = """
 archive bakery bridge brewery castle chapel cinema dockyard ferry foundry garden granary harbour library lighthouse mill monastery museum
@@ -201,6 +201,29 @@ def summary(args: argparse.Namespace, row: Row, reader: str, done: Mapping[tuple
     return {"kind": row.kind, "ratio": row.ratio, "reader": reader, "by_length": lengths, "cells": cells, "answers": answers}
 
 
+def table(report: Mapping[str, Any]) -> list[str]:
+    """Percent found and nats a token for each row and length, in Markdown."""
+    lengths = report["lengths"]
+    lines = [f"| reads | {' | '.join(f'{n:,} tokens' for n in lengths)} |", f"|---|{'---|' * len(lengths)}"]
+    for name, row in report["rows"].items():
+        cut = {cell["length"] for cell in row["cells"] if cell["cut"]}
+        cells = [
+            f"{one['found']['mean']:.0f} %, {one['nll']['mean']:.1f}{' (cut to the window)' if one['length'] in cut else ''}"
+            for one in row["by_length"]
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    options = f"--lengths {','.join(map(str, lengths))} --depths {','.join(map(str, report['depths']))} --limit {report['needles']}"
+    return [
+        *lines,
+        "",
+        "Words and numbers of the pass phrases found, and nats a token of the right answer (lower is better): "
+        f"{report['needles']} needles at depths of {', '.join(f'{d} %' for d in report['depths'])}. {report['date']}, {report['machine']}; "
+        f"`python -m benchmarks.needles {options}`, [raw output](../benchmarks/results/{RESULT.name}).",
+        "",
+        f"![Needles by length, depth and ratio](../benchmarks/results/{RESULT.stem}.png)",
+    ]
+
+
 def _mean(values: Sequence[float]) -> float:
     return round(sum(values) / len(values), 4)
 
@@ -216,8 +239,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return [int(part) for part in text.split(",")]
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--plot", type=Path, help="heat maps, one a row: .png, .svg or .pdf")
+    parser.add_argument("--json", type=Path, default=RESULT)
+    parser.add_argument("--plot", type=Path, help="heat maps, one a row: .png, .svg or .pdf; default: beside the JSON")
     parser.add_argument("--lengths", type=numbers, default=[1000, 4000, 16000, 64000], help="tokens of the haystacks")
     parser.add_argument("--depths", type=numbers, default=[0, 25, 50, 75, 100], help="percent of the haystack before the needle")
     parser.add_argument("--ratios", type=numbers, default=[4, 8, 16, 32])
@@ -239,8 +262,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.json.exists():
         print(f"{args.json} is measured; delete it to measure it again", flush=True)
     made = json.loads(args.json.read_text()) if args.json.exists() else measure(args)
-    if args.plot:
-        plot(made, args.plot)
+    plot(made, args.plot or args.json.with_suffix(".png"))
+    if args.json == RESULT:
+        fill(PAGE, "needles", "\n".join(table(made)))
     for name, row in made["rows"].items():
         print(f"{name:>18}  " + "  ".join(f"{one['length']:,}: {one['found']['mean']:.0f} %" for one in row["by_length"]))
 

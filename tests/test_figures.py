@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ablations, demo_answers, in_domain, long_contexts, routing, same_documents, scorecards
+from benchmarks import ablations, demo_answers, in_domain, long_contexts, needles, routing, same_documents, scorecards
 
 ROOT = Path(__file__).parent.parent
 REPORT = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
@@ -65,6 +65,8 @@ def test_the_tables_of_learning_are_the_benchmarks() -> None:
         reports |= some
     reports["same documents"] = json.loads(same_documents.RESULT.read_text())
     assert "\n".join(same_documents.table(reports["same documents"])).rstrip() in page
+    reports["needles"] = json.loads(needles.RESULT.read_text())
+    assert "\n".join(needles.table(reports["needles"])) in needles.PAGE.read_text()
     reports["routing"] = json.loads(routing.RESULT.read_text())
     assert "\n".join(routing.table(reports["routing"])).rstrip() in page
     assert all(report["fingerprint"] == REPORT["fingerprint"] for report in reports.values()), "measured with other weights than ship"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +25,11 @@ _BATCH_TEXTS = 32
 _BATCH_TOKENS = 8192
 
 
+class How(StrEnum):
+    local = "local"
+    ray = "ray"
+
+
 def command(
     paths: Annotated[list[Path], typer.Argument(help="Files and folders: text, Markdown, HTML, PDF, JSONL with a text per line.")],
     store: StoreOption = None,
@@ -33,8 +40,16 @@ def command(
     group: Annotated[str | None, typer.Option(help="Adapter group that the documents are in; what is stored already moves to it.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if a file had to be skipped.")] = False,
     device: DeviceOption = "auto",
+    engine: Annotated[
+        How, typer.Option(help="In this process, or by several workers over Ray Data, on this machine or a cluster.")
+    ] = How.local,
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers of --engine ray; else one for each GPU, or one.")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(envvar="RAY_ADDRESS", show_envvar=True, help="A running Ray cluster; else Ray is started here.")
+    ] = None,
 ) -> None:
     """Compress documents into the store. Run it again at any time: only what is new or changed costs something."""
+    from lloco_integrations import distributed, ray_cluster
     from lloco_integrations.cli.catalogue import Catalogue, location
     from lloco_integrations.cli.reading import Splitting
     from lloco_integrations.cli.scan import require, scan
@@ -46,6 +61,11 @@ def command(
     splitting = Splitting(chunk_size, chunk_overlap)
     if chunk_overlap >= chunk_size:
         raise BadInput(f"--chunk-overlap {chunk_overlap} must be smaller than --chunk-size {chunk_size}")
+    if engine is How.ray:
+        ray_cluster.require_ray()
+        ray_cluster.check_reach(url, [])
+    elif workers is not None:
+        raise BadInput(f"--workers is for --engine ray; add that, or leave --workers {workers} out")
     if location(url).exists():
         with Catalogue.open(url) as existing:
             require(paths, existing)
@@ -61,10 +81,27 @@ def command(
         result = scan(catalogue, paths, splitting, lambda done, total: progress.update(task, completed=done, total=total))
         texts = _texts(catalogue, paths)
         missing, moved = _missing(opened, fingerprint, texts, group)
-        engine = Engine(model, opened, device=device)
-        done = _compress(engine, missing, group, progress) if missing else (0, 0.0)
+        here = Engine(model, opened, device=device)
+        done = (0, 0.0)
+        if missing and engine is How.ray:
+            task = progress.add_task("starting the workers", total=len(missing), unit="passages")
+            began = time.monotonic()
+            spread = distributed.compress_on_ray(
+                missing,
+                opened,
+                model=model,
+                device=device,
+                group=group,
+                fingerprint=fingerprint,
+                workers=workers,
+                address=ray_address,
+                progress=lambda n, _: progress.update(task, advance=n, description="compressing"),
+            )
+            done = spread.tokens, spread.tokens / (time.monotonic() - began)
+        elif missing:
+            done = _compress(here, missing, group, progress)
         if moved:
-            engine.compress(moved, groups=[group] * len(moved))
+            here.compress(moved, groups=[group] * len(moved))
         catalogue.forget_vectors()
     _report(result, len(texts), len(missing), *done)
     if moved:

@@ -66,7 +66,8 @@ def measure(runs: Path, domains: Path, device: str) -> None:
 
     def lloco(*words: object) -> None:
         command = ["lloco", *map(str, words)]
-        said.append(shlex.join(command).replace(str(runs.absolute()), "RUN").replace(str(runs), "RUN"))
+        line = shlex.join(command).replace(str(runs.absolute()), "RUN").replace(str(runs), "RUN")
+        said.append(line.replace(str(domains.absolute()), "DOMAIN_RUNS").replace(str(domains), "DOMAIN_RUNS"))
         print(f"$ {said[-1]}", flush=True)
         subprocess.run([sys.executable, "-m", "lloco_integrations.cli", *command[1:]], check=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
+from lloco_integrations.errors import BadInput
 from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt
 
 
@@ -36,3 +37,11 @@ class Backend(ABC):
     @abstractmethod
     def stream(self, prompt: ResolvedPrompt, params: GenerationParams, adapter: str | None = None) -> Iterator[GenerationChunk]:
         """The answer in pieces; the last chunk has ``final``. Abandoning the iterator stops the generation."""
+
+
+def one_each(adapters: Sequence[str | None] | None, n_prompts: int) -> list[str | None]:
+    """``adapters`` as a list, None for each prompt where there are none. Raises BadInput unless there is one for each."""
+    paths: list[str | None] = list(adapters) if adapters is not None else [None] * n_prompts
+    if len(paths) != n_prompts:
+        raise BadInput(f"{len(paths)} adapters for {n_prompts} prompts; give one for each, None for no adapter")
+    return paths

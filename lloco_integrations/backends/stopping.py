@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import StoppingCriteria
 
+from lloco_integrations.types import Generation, ResolvedPrompt, Usage
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -59,6 +61,15 @@ class Unfolding:
     def whole(self) -> tuple[str, bool]:
         """All of it, before its first stop string, and whether there was one."""
         return cut_at_stop(self._decode(self.ids), self._stop)
+
+
+def finished(
+    prompt: ResolvedPrompt, ids: list[int], reason: str, decode: Callable[[list[int]], str], stop: Sequence[str], adapter: str | None
+) -> Generation:
+    """The answer of an engine that has stopped by itself; ``reason`` is the engine's."""
+    text, _ = cut_at_stop(decode(ids), stop)
+    usage = Usage(prompt.n_positions, len(ids), prompt.source_tokens)
+    return Generation(text, "length" if reason == "length" else "stop", usage, adapter)
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lloco_integrations.backends.adapters import Adapters
-from lloco_integrations.backends.base import Backend
+from lloco_integrations.backends.base import Backend, one_each
 from lloco_integrations.backends.rows import check_room
 from lloco_integrations.backends.stopping import StopStrings, Unfolding, cut_at_stop, text_of
-from lloco_integrations.errors import BadInput, LLoCOError
+from lloco_integrations.errors import LLoCOError
 from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt, Usage
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ class TransformersBackend(Backend):
     def generate(
         self, prompts: Sequence[ResolvedPrompt], params: GenerationParams, adapters: Sequence[str | None] | None = None
     ) -> list[Generation]:
-        paths = list(adapters) if adapters is not None else [None] * len(prompts)
-        if len(paths) != len(prompts):
-            raise BadInput(f"{len(paths)} adapters for {len(prompts)} prompts; give one for each, None for no adapter")
+        paths = one_each(adapters, len(prompts))
         for prompt in prompts:
             check_room(prompt, self.window)
         order = sorted(range(len(prompts)), key=lambda i: -prompts[i].n_positions)

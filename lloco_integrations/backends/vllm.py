@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from lloco_integrations.backends.base import Backend
+from lloco_integrations.backends.base import Backend, one_each
 from lloco_integrations.backends.rows import PromptRows, check_room
 from lloco_integrations.backends.runtime import Runtime
-from lloco_integrations.backends.stopping import Unfolding, cut_at_stop
-from lloco_integrations.errors import BadInput, IncompatibleAdapter, LLoCOError, ServerError
+from lloco_integrations.backends.stopping import Unfolding, finished
+from lloco_integrations.errors import IncompatibleAdapter, LLoCOError, ServerError
 from lloco_integrations.fingerprint import adapter_identity
-from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt, Usage
+from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt
 
 if TYPE_CHECKING:
     import httpx
@@ -102,9 +102,7 @@ class VLLMBackend(Backend):
     def generate(
         self, prompts: Sequence[ResolvedPrompt], params: GenerationParams, adapters: Sequence[str | None] | None = None
     ) -> list[Generation]:
-        paths = list(adapters) if adapters is not None else [None] * len(prompts)
-        if len(paths) != len(prompts):
-            raise BadInput(f"{len(paths)} adapters for {len(prompts)} prompts; give one for each, None for no adapter")
+        paths = one_each(adapters, len(prompts))
         bodies = [self._body(prompt, params, path) for prompt, path in zip(prompts, paths, strict=True)]
         if len(bodies) < 2:
             answers = [self._complete(self._client(), body) for body in bodies]
@@ -215,9 +213,7 @@ class VLLMBackend(Backend):
         ids = choice.get("token_ids")
         if ids is None:
             raise ServerError(f"the server at {self.runtime.url} gives no token ids; it needs vLLM 0.11 or newer")
-        text, _ = cut_at_stop(self.decode(ids), params.stop)
-        reason = "length" if choice["finish_reason"] == "length" else "stop"
-        return Generation(text, reason, Usage(prompt.n_positions, len(ids), prompt.source_tokens), adapter)
+        return finished(prompt, ids, choice["finish_reason"], self.decode, params.stop, adapter)
 
     def _client(self) -> httpx.Client:
         """One for each process: connections do not survive a fork."""

@@ -9,14 +9,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lloco_integrations.backends.base import Backend
+from lloco_integrations.backends.base import Backend, one_each
 from lloco_integrations.backends.lora import facts
 from lloco_integrations.backends.rows import PromptRows, check_room
 from lloco_integrations.backends.runtime import Runtime
-from lloco_integrations.backends.stopping import cut_at_stop
-from lloco_integrations.errors import BadInput, IncompatibleAdapter, LLoCOError, MissingExtra
+from lloco_integrations.backends.stopping import finished
+from lloco_integrations.errors import IncompatibleAdapter, LLoCOError, MissingExtra
 from lloco_integrations.fingerprint import adapter_identity
-from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt, Usage
+from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt
 
 DEFAULT_RANK = 16
 """Of the adapters that the engine is made for; ``backend_options={"max_lora_rank": ...}`` gives another."""
@@ -59,9 +59,7 @@ class VLLMOfflineBackend(Backend):
     def generate(
         self, prompts: Sequence[ResolvedPrompt], params: GenerationParams, adapters: Sequence[str | None] | None = None
     ) -> list[Generation]:
-        paths = list(adapters) if adapters is not None else [None] * len(prompts)
-        if len(paths) != len(prompts):
-            raise BadInput(f"{len(paths)} adapters for {len(prompts)} prompts; give one for each, None for no adapter")
+        paths = one_each(adapters, len(prompts))
         for prompt in prompts:
             check_room(prompt, self.window)
         asked = [{"prompt_embeds": self.rows.of(prompt)} for prompt in prompts]
@@ -73,7 +71,10 @@ class VLLMOfflineBackend(Backend):
                 made = engine.generate(asked, how, lora_request=loras, use_tqdm=False) if asked else []
             except Exception as error:
                 raise LLoCOError(f"vLLM failed: {type(error).__name__}: {error}") from error
-        return [self._generation(p, m.outputs[0], params, path) for p, m, path in zip(prompts, made, paths, strict=True)]
+        return [
+            finished(p, list(m.outputs[0].token_ids), m.outputs[0].finish_reason, self.decode, params.stop, path)
+            for p, m, path in zip(prompts, made, paths, strict=True)
+        ]
 
     def stream(self, prompt: ResolvedPrompt, params: GenerationParams, adapter: str | None = None) -> Iterator[GenerationChunk]:
         """The whole answer in one piece: this engine has no other way. A server streams."""
@@ -83,12 +84,6 @@ class VLLMOfflineBackend(Backend):
     def _whole(self, prompt: ResolvedPrompt, params: GenerationParams, adapter: str | None) -> Iterator[GenerationChunk]:
         (made,) = self.generate([prompt], params, [adapter])
         yield GenerationChunk(made.text, made)
-
-    def _generation(self, prompt: ResolvedPrompt, output: Any, params: GenerationParams, adapter: str | None) -> Generation:
-        ids = list(output.token_ids)
-        text, _ = cut_at_stop(self.decode(ids), params.stop)
-        reason = "length" if output.finish_reason == "length" else "stop"
-        return Generation(text, reason, Usage(prompt.n_positions, len(ids), prompt.source_tokens), adapter)
 
     def _started(self) -> Any:
         if self._engine is None:

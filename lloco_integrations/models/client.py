@@ -75,6 +75,8 @@ def load_client(
 
     Raises ModelNotFound for incomplete files.
     """
+    if runtime.backend == "vllm-offline":
+        wire = dtype
     if (directory / MANIFEST).is_file():
         return _mean_pool(name, directory, device, dtype, wire, runtime)
     return _autocompressor(name, directory, device, dtype, wire, runtime)
@@ -93,7 +95,7 @@ def _mean_pool(
         lambda: load_compressor(directory, manifest, device, dtype),
     )
     tokenizer = _tokenizer(directory / "decoder")
-    backend = _backend(directory / "decoder", tokenizer, dtype if runtime.backend == "vllm-offline" else wire, runtime)
+    backend = _backend(directory / "decoder", tokenizer, wire, runtime)
     prompter = Prompter(tokenizer, chat=manifest.chat, placement=manifest.spec.placement)
     return LLoCOModel(name, compressor, None, backend, tokenizer, prompter)
 
@@ -110,7 +112,7 @@ def _autocompressor(
         spec, partial(read_fixed, spec), lambda: AutoCompressor.from_pretrained(checkpoint.directory, device=device, dtype=dtype)
     )
     tokenizer = _tokenizer(checkpoint.directory)
-    backend = _backend(checkpoint.directory, tokenizer, dtype if runtime.backend == "vllm-offline" else wire, runtime)
+    backend = _backend(checkpoint.directory, tokenizer, wire, runtime)
     return LLoCOModel(name, compressor, None, backend, tokenizer, Prompter(tokenizer, chat=False, placement="prefix"))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-from lloco_integrations.errors import DamagedEntry, StoreError
+from lloco_integrations.errors import DamagedEntry, LLoCOError, StoreError
 from lloco_integrations.store.header import read_header
 from lloco_integrations.store.info import EntryInfo
 from lloco_integrations.store.meta import StoreMeta
@@ -109,6 +110,17 @@ def read_only(url: str) -> StoreError:
         f"the store {shown(url)} is read-only; give this user write permission on the store and the directory "
         f"that holds it, or write to another store"
     )
+
+
+@contextmanager
+def guarded(url: str, action: str) -> Iterator[None]:
+    """Whatever a driver raises inside becomes a StoreError; errors raised on purpose stay as they are."""
+    try:
+        yield
+    except LLoCOError:
+        raise
+    except Exception as error:
+        raise unusable(url, action, error) from error
 
 
 def unusable(url: str, action: str, error: BaseException) -> StoreError:

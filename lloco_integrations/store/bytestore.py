@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
-from lloco_integrations.errors import LLoCOError, StoreError
-from lloco_integrations.store.backend import Head, absent, chunks, head, unusable
+from lloco_integrations.errors import StoreError
+from lloco_integrations.store.backend import Head, absent, chunks, guarded, head
 from lloco_integrations.store.info import EntryInfo
 from lloco_integrations.store.keys import is_key
 from lloco_integrations.store.meta import StoreMeta
@@ -92,11 +92,5 @@ class ByteStoreBackend:
             raise StoreError(f"{type(self.inner).__name__} has no {name}, which this needs; add it, or use sqlite:///path")
         return method
 
-    @contextmanager
-    def _using(self, action: str) -> Iterator[None]:
-        try:
-            yield
-        except LLoCOError:
-            raise
-        except Exception as error:
-            raise unusable(self.url, action, error) from error
+    def _using(self, action: str) -> AbstractContextManager[None]:
+        return guarded(self.url, action)

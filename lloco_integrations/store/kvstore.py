@@ -11,11 +11,10 @@ import binascii
 import inspect
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
-from lloco_integrations.errors import LLoCOError
-from lloco_integrations.store.backend import Head, absent, head, unusable
+from lloco_integrations.store.backend import Head, absent, guarded, head
 from lloco_integrations.store.info import EntryInfo
 from lloco_integrations.store.keys import is_key
 from lloco_integrations.store.meta import StoreMeta
@@ -96,11 +95,5 @@ class KVStoreBackend:
     def _put(self, name: str, value: bytes) -> None:
         self.inner.put(name, {_FIELD: base64.b64encode(value).decode("ascii")}, collection=COLLECTION)
 
-    @contextmanager
-    def _using(self, action: str) -> Iterator[None]:
-        try:
-            yield
-        except LLoCOError:
-            raise
-        except Exception as error:
-            raise unusable(self.url, action, error) from error
+    def _using(self, action: str) -> AbstractContextManager[None]:
+        return guarded(self.url, action)

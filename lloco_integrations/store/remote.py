@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from importlib import import_module
 from typing import Any
 
-from lloco_integrations.errors import LLoCOError
-from lloco_integrations.store.backend import Head, absent, chunks, head, replaced, unusable
+from lloco_integrations.store.backend import Head, absent, chunks, guarded, head, replaced
 from lloco_integrations.store.directory import META_NAME, SUFFIX
 from lloco_integrations.store.header import HEAD_BYTES
 from lloco_integrations.store.info import EntryInfo
@@ -138,14 +137,8 @@ class RemoteBackend:
         if self._read([META_NAME])[0] is None:
             self._write({META_NAME: data})
 
-    @contextmanager
-    def _using(self, action: str) -> Iterator[None]:
-        try:
-            yield
-        except LLoCOError:
-            raise
-        except Exception as error:
-            raise unusable(self.url, action, error) from error
+    def _using(self, action: str) -> AbstractContextManager[None]:
+        return guarded(self.url, action)
 
 
 def _name(key: str) -> str:

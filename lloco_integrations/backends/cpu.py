@@ -1,0 +1,99 @@
+"""What makes a decoder answer faster on a CPU, with the same results: weights laid out once for the kernels that read them, and attention that
+suits a single query.
+
+Both change how something is computed and nothing else. ``docs/performance.md`` says what each gives, and what was tried and did not help.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_ATTENTION = "lloco_cpu"
+_LARGEST = 2 << 30
+"""Bytes of weights over which a decoder is not packed: packed weights are a second copy."""
+
+
+def prepare(model: PreTrainedModel) -> None:
+    """Make ``model`` fast on a CPU, in place; does nothing on another device. Parameters, names and gradients stay as they are."""
+    if model.device.type != "cpu":
+        return
+    if getattr(model.config, "_attn_implementation", None) == "sdpa":
+        _register()
+        model.set_attn_implementation(_ATTENTION)
+    linears = [module for module in model.modules() if type(module) is nn.Linear and module.weight.dtype == torch.bfloat16]
+    if _can_pack() and sum(module.weight.nbytes for module in linears) <= _LARGEST:
+        for module in linears:
+            module.__class__ = PackedLinear
+
+
+class PackedLinear(nn.Linear):
+    """A Linear in bfloat16 that keeps its weight in oneDNN's own layout besides, once it has been used without gradients.
+
+    torch lays a weight out anew at each call, which for one row takes as long as the product itself. Results are the same to the bit. A
+    weight that has changed since is laid out anew.
+    """
+
+    _packed: tuple[tuple[int, int], torch.Tensor] | None = None
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """As nn.Linear."""
+        weight = self.weight
+        if torch.is_grad_enabled() or input.dtype != torch.bfloat16 or weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
+            return functional.linear(input, weight, self.bias)
+        state = (weight.data_ptr(), weight._version)
+        if self._packed is None or self._packed[0] != state:
+            ops: Any = torch.ops.mkldnn
+            self._packed = state, ops._reorder_linear_weight(weight.detach(), 1)
+        made: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, self._packed[1], self.bias, "none", [], "")
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies lay their own weights out."""
+        return {name: value for name, value in self.__dict__.items() if name != "_packed"}
+
+
+def attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Transformers' interface of attention: ``query (batch, heads, length, head_dim)`` -> ``(batch, length, heads, head_dim)``.
+
+    For a single query, torch's kernel would read keys and values again for each of the heads that share them. So the heads of a group are
+    given to it as the queries of one head.
+    """
+    batch, heads, length, width = query.shape
+    groups = key.shape[1]
+    if length > 1 or heads == groups or (attention_mask is not None and attention_mask.shape[1] > 1):
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    grouped = query.reshape(batch, groups, heads // groups, width)
+    made = functional.scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling)
+    return made.reshape(batch, 1, heads, width), None
+
+
+def _register() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(_ATTENTION, attention)
+    AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+
+
+def _can_pack() -> bool:
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return hasattr(torch.ops.mkldnn, "_reorder_linear_weight") and hasattr(torch.ops.mkldnn, "_linear_pointwise")

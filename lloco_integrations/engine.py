@@ -50,6 +50,7 @@ class Engine:
     dtype: str = "auto"
     max_adapters: int | None = field(default=None, compare=False)
     runtime: Runtime = field(default_factory=Runtime)
+    prefix_cache_bytes: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if NO_ADAPTER in self.adapters:
@@ -60,7 +61,14 @@ class Engine:
         """The model, loaded on first use."""
         from lloco_integrations.models import shared_model
 
-        return shared_model(self.model_name, device=self.device, dtype=self.dtype, max_adapters=self.max_adapters, runtime=self.runtime)
+        return shared_model(
+            self.model_name,
+            device=self.device,
+            dtype=self.dtype,
+            max_adapters=self.max_adapters,
+            prefix_cache_bytes=self.prefix_cache_bytes,
+            runtime=self.runtime,
+        )
 
     @property
     def adapter_identities(self) -> dict[str, str]:

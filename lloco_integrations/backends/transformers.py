@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lloco_integrations.backends import cpu, prefixes
 from lloco_integrations.backends.adapters import Adapters
 from lloco_integrations.backends.base import Backend, one_each
+from lloco_integrations.backends.prefixes import Prefix, Prefixes
 from lloco_integrations.backends.rows import check_room
 from lloco_integrations.backends.stopping import StopStrings, Unfolding, cut_at_stop, text_of
-from lloco_integrations.errors import LLoCOError
+from lloco_integrations.errors import BadInput, LLoCOError
+from lloco_integrations.fingerprint import adapter_identity
 from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt, Usage
 
 if TYPE_CHECKING:
@@ -23,8 +26,11 @@ if TYPE_CHECKING:
 class TransformersBackend(Backend):
     """Batched generation with ``inputs_embeds``. One lock around choosing adapters and generating: switching is not thread-safe.
 
+    What a prompt begins with, up to its last summary, is read by itself and kept (``prefixes``): another question about the same documents,
+    under the same adapter, reads only what follows. Answers are the same whether it was kept or not.
+
     Args:
-        model: causal LM in eval mode.
+        model: causal LM in eval mode; on a CPU it is made faster, see ``cpu``.
         tokenizer: its tokenizer; None allows only ``max_new_tokens`` to end an answer and returns ids as text.
         lock: shared with a compressor that uses the same model.
         batch_size: prompts in one forward pass.
@@ -40,14 +46,25 @@ class TransformersBackend(Backend):
         lock: threading.RLock | None = None,
         batch_size: int = 16,
     ) -> None:
+        cpu.prepare(model)
         self.model = model
         self.tokenizer = tokenizer
+        self.prefixes = Prefixes()
+        self._weights = list(model.parameters())
+        self._keeps_all = prefixes.keeps_all(model.config)
         self.adapters = Adapters(model)
         self.lock = lock or threading.RLock()
         self.batch_size = batch_size
         self.window = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         ends = getattr(model.generation_config, "eos_token_id", None)
         self.ends: list[int] = ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+    def keep_prefixes(self, nbytes: int) -> None:
+        """Hold at most ``nbytes`` of what prompts begin with, from now on; 0 reads every prompt whole. The default is 512 MiB."""
+        if nbytes < 0:
+            raise BadInput(f"prefix_cache_bytes is {nbytes}; give 0, which keeps nothing, or more")
+        with self.lock:
+            self.prefixes.bound(nbytes)
 
     def generate(
         self, prompts: Sequence[ResolvedPrompt], params: GenerationParams, adapters: Sequence[str | None] | None = None
@@ -132,13 +149,15 @@ class TransformersBackend(Backend):
         with self.lock, torch.inference_mode():
             try:
                 extra = self.adapters.choose(paths, self.max_adapters)
-                embeds, mask = self._inputs(prompts)
+                read = self._read(prompts, paths, extra)
+                embeds, mask = self._inputs(prompts, [prefix.n_positions if prefix else 0 for prefix in read])
                 with torch.random.fork_rng(enabled=sampled and params.seed is not None):
                     if sampled and params.seed is not None:
                         torch.manual_seed(params.seed)
                     out = self.adapters.model.generate(
                         inputs_embeds=embeds,
                         attention_mask=mask,
+                        past_key_values=prefixes.batched(read, self.model.config),
                         generation_config=config,
                         stopping_criteria=StoppingCriteriaList([stopping]),
                         streamer=streamer,
@@ -150,21 +169,63 @@ class TransformersBackend(Backend):
                 raise LLoCOError(f"generation failed: {type(error).__name__}: {error}") from error
         return [self._without_padding(row.tolist()) for row in out]
 
-    def _inputs(self, prompts: Sequence[ResolvedPrompt]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Left-padded ``inputs_embeds`` and a mask of ones over each prompt."""
-        embedding: Any = self.model.get_input_embeddings()
-        device, dtype = embedding.weight.device, embedding.weight.dtype
-        longest = max(p.n_positions for p in prompts)
-        embeds = torch.zeros(len(prompts), longest, embedding.weight.shape[1], device=device, dtype=dtype)
-        mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
-        for i, prompt in enumerate(prompts):
-            rows = [
-                embedding(torch.tensor(piece, device=device)) if isinstance(piece, list) else piece.to(device, dtype)
-                for piece in prompt.pieces
-            ]
-            embeds[i, longest - prompt.n_positions :] = torch.cat(rows)
-            mask[i, longest - prompt.n_positions :] = 1
+    def _read(self, prompts: Sequence[ResolvedPrompt], paths: Sequence[str | None], extra: dict[str, Any]) -> list[Prefix | None]:
+        """What each prompt begins with, kept from before or read now, once for all prompts that share it. None where nothing is kept."""
+        read: dict[bytes, Prefix] = {}
+        found: list[Prefix | None] = []
+        for i, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
+            n_pieces = prefixes.context(prompt) if self._keeps_all and self.prefixes.limit else 0
+            if not n_pieces:
+                found.append(None)
+                continue
+            pieces = prompt.pieces[:n_pieces]
+            version = sum(weight._version for weight in self._weights)  # of a decoder that is trained meanwhile
+            key = prefixes.key(pieces, path and adapter_identity(path), version)
+            if key not in read:
+                row = {name: values[i : i + 1] for name, values in extra.items()}
+                read[key] = self.prefixes.get(key) or self._prefill(pieces, row)
+                self.prefixes.put(key, read[key])
+            found.append(read[key])
+        return found
+
+    def _prefill(self, pieces: Sequence[list[int] | torch.Tensor], extra: dict[str, Any]) -> Prefix:
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.config)
+        self.adapters.model(inputs_embeds=self._rows(pieces)[None], past_key_values=cache, use_cache=True, logits_to_keep=1, **extra)
+        return prefixes.taken(cache)
+
+    def _inputs(self, prompts: Sequence[ResolvedPrompt], read: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """``inputs_embeds`` and a mask of ones over each prompt: what was ``read`` of it, then the rest, both padded on the left.
+
+        transformers wants rows for what was read, too, and passes over them.
+        """
+        rests = [prompt.n_positions - n for prompt, n in zip(prompts, read, strict=True)]
+        start, longest = max(read), max(read) + max(rests)
+        weight = self._embeddings.weight
+        embeds = weight.new_zeros(len(prompts), longest, weight.shape[1])
+        mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=weight.device)
+        for i, (prompt, n, rest) in enumerate(zip(prompts, read, rests, strict=True)):
+            embeds[i, longest - rest :] = self._rows(prompt.pieces)[n:]
+            mask[i, start - n : start] = 1
+            mask[i, longest - rest :] = 1
         return embeds, mask
+
+    def _rows(self, pieces: Sequence[list[int] | torch.Tensor]) -> torch.Tensor:
+        """``(n_positions, hidden_size)`` on the decoder's device, in its dtype."""
+        weight = self._embeddings.weight
+        return torch.cat(
+            [
+                self._embeddings(torch.tensor(piece, device=weight.device))
+                if isinstance(piece, list)
+                else piece.to(weight.device, weight.dtype)
+                for piece in pieces
+            ]
+        )
+
+    @property
+    def _embeddings(self) -> Any:
+        return self.model.get_input_embeddings()
 
     def _without_padding(self, ids: list[int]) -> list[int]:
         for i, token in enumerate(ids):

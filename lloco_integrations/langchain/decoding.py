@@ -44,6 +44,8 @@ class DecoderFields(EngineFields):
             prompt (the group comes from the documents' metadata, see CompressionFields), else the one named "default", else none.
             An answer's metadata tell the ``adapter``, and under ``groups`` each group's share.
         max_adapters: how many adapters stay in memory; the least recently used goes first.
+        prefix_cache_bytes: memory for what has been read of documents, so that a second question about them is answered sooner; None is
+            512 MiB, 0 keeps nothing. A server has its own cache.
         temperature: 0 is greedy.
         max_tokens: longest answer in tokens (``max_new_tokens`` is accepted, too).
         top_p: nucleus sampling, 1 for all.
@@ -61,6 +63,7 @@ class DecoderFields(EngineFields):
     adapters: dict[str, str] | None = None
     adapter: str | None = None
     max_adapters: int = Field(default=8, ge=1)
+    prefix_cache_bytes: int | None = Field(default=None, ge=0)
     temperature: float = 0.0
     max_tokens: int = Field(default=256, validation_alias=AliasChoices("max_tokens", "max_new_tokens"))
     top_p: float = 1.0
@@ -79,7 +82,8 @@ class DecoderFields(EngineFields):
     def engine(self) -> Engine:
         """The core that does the work; cheap to make, shares weights and store with all others in this process."""
         adapters = dict(self.adapters or {})
-        return Engine(self.model, self.store, adapters, self.device, self.dtype, self.max_adapters, self._runtime())
+        runtime = self._runtime()
+        return Engine(self.model, self.store, adapters, self.device, self.dtype, self.max_adapters, runtime, self.prefix_cache_bytes)
 
     def _runtime(self) -> Runtime:
         key = self.api_key.get_secret_value() if self.api_key is not None else None

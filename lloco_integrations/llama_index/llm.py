@@ -43,6 +43,8 @@ class LLoCOLLM(Wired, LLM):
             ``raw`` of a response tells the ``adapter``, and under ``groups`` each group's share.
         adapter: name of the adapter for all prompts, whatever their groups; "none" is the decoder alone.
         max_adapters: how many stay in memory; the least recently used goes first.
+        prefix_cache_bytes: memory for what has been read of documents, so that a second question about them is answered sooner; None is
+            512 MiB, 0 keeps nothing. A server has its own cache.
         device: "auto", or a torch device.
         dtype: "auto", "float32", "bfloat16" or "float16".
         max_new_tokens: of an answer; also the room that prompt helpers leave for it.
@@ -67,6 +69,7 @@ class LLoCOLLM(Wired, LLM):
     adapters: dict[str, str] = Field(default_factory=dict, description="Group name to LoRA.")
     adapter: str | None = Field(default=None, description="Name of the adapter for all prompts; None chooses by group.")
     max_adapters: int = Field(default=8, ge=1, description="Adapters that stay in memory.")
+    prefix_cache_bytes: int | None = Field(default=None, ge=0, description="Memory for what has been read of documents.")
     max_new_tokens: int = Field(default=256, ge=1, description="Most tokens of an answer.")
     context_window: int | None = Field(default=None, ge=1, description="Positions that prompt helpers fill.")
     temperature: float = Field(default=0.0, ge=0.0, description="0 is greedy.")
@@ -101,6 +104,7 @@ class LLoCOLLM(Wired, LLM):
         seed: int | None = None,
         adapter: str | None = None,
         max_adapters: int = 8,
+        prefix_cache_bytes: int | None = None,
         backend: str = "transformers",
         base_url: str | None = None,
         served_model: str | None = None,
@@ -127,6 +131,7 @@ class LLoCOLLM(Wired, LLM):
             seed=seed,
             adapter=adapter,
             max_adapters=max_adapters,
+            prefix_cache_bytes=prefix_cache_bytes,
             backend=backend,
             base_url=base_url,
             served_model=served_model,

@@ -51,7 +51,8 @@ class Wired(BaseComponent):
         """The engine for the names as they are now; it loads model and store on first use."""
         adapters = dict(getattr(self, "adapters", None) or {})
         store = self._store if self._store is not None else self.store
-        return Engine(self.model, store, adapters, self.device, self.dtype, getattr(self, "max_adapters", None), self._runtime())
+        limits = [getattr(self, name, None) for name in ("max_adapters", "prefix_cache_bytes")]
+        return Engine(self.model, store, adapters, self.device, self.dtype, limits[0], self._runtime(), limits[1])
 
     def _runtime(self) -> Runtime:
         return Runtime(self.backend, self.base_url)

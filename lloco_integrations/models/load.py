@@ -180,11 +180,13 @@ def shared_model(
     device: str = "auto",
     dtype: str = "auto",
     max_adapters: int | None = None,
+    prefix_cache_bytes: int | None = None,
     runtime: Runtime | None = None,
 ) -> LLoCOModel:
     """As ``load_model``, but one object a process for one name, device, dtype and runtime: an LLM and a postprocessor share the weights.
 
-    ``max_adapters``: how many stay in memory from now on, see Backend; None leaves it as it is.
+    ``max_adapters``: how many stay in memory from now on, see Backend; None leaves it as it is. ``prefix_cache_bytes``: of what prompts begin
+    with, see TransformersBackend; None leaves it, and a server has its own.
     """
     where = runtime or Runtime()
     key = (str(name_or_path), device, dtype, where)
@@ -196,4 +198,6 @@ def shared_model(
         if max_adapters < 1:
             raise BadInput(f"max_adapters is {max_adapters}; keep at least 1 in memory")
         model.backend.max_adapters = max_adapters
+    if prefix_cache_bytes is not None and isinstance(model.backend, TransformersBackend):
+        model.backend.keep_prefixes(prefix_cache_bytes)
     return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ def encode(key: str, summary: SummaryEmbeddings, storage: str, created: float) -
 
     _check(summary)
     vectors = summary.vectors.detach().to("cpu").contiguous()
-    if not bool(torch.isfinite(vectors).all()):
+    if not _finite(vectors):
         bad = int((~torch.isfinite(vectors)).any(dim=1).sum())
         raise BadInput(
             f"{bad} of {summary.n_vectors} summary vectors hold NaN or infinity and are not stored; "
@@ -115,7 +116,7 @@ def decode(key: str, data: object) -> SummaryEmbeddings:
     vectors = tensors["vectors"]
     if header.storage == "int8":
         vectors = dequantise(vectors, tensors["scales"], getattr(torch, header.dtype))
-    if not bool(torch.isfinite(vectors).all()):
+    if not _finite(vectors):
         raise damaged(key, "it holds NaN or infinity")
     info = header.info
     return SummaryEmbeddings(vectors, info.n_tokens, info.fingerprint, info.window, info.group)
@@ -141,6 +142,11 @@ def _storable(text: object) -> bool:
     if not isinstance(text, str) or not 1 <= len(text) <= _NAME_LIMIT:
         return False
     return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _finite(vectors: torch.Tensor) -> bool:
+    """Whether no element is NaN or infinite: both show in the least or the greatest, which are found far sooner than a mask is made."""
+    return all(math.isfinite(end) for end in vectors.aminmax())
 
 
 def _raw(tensor: torch.Tensor) -> memoryview:

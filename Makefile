@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 VLLM ?= .venv-vllm
 
-.PHONY: demo test test-fast test-vllm lint build clean
+.PHONY: demo test test-fast test-vllm bench lint build clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,9 @@ $(VLLM)/installed: pyproject.toml constraints.txt
 
 test-vllm: $(VLLM)/installed  ## against a real vLLM server on the CPU, in an environment of its own (2.5 GB)
 	$(VLLM)/bin/python -m pytest tests/vllm
+
+bench: $(STAMP)  ## measure speed on this machine and write docs/performance.md, half an hour on two cores
+	$(BIN)/python -m benchmarks.performance --measure
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,6 +65,30 @@ def test_windows_leave_next_to_nothing_uncompressed(n_tokens: int) -> None:
     size = llmlingua_texts.window(n_tokens)
     assert 1 < size <= 200
     assert n_tokens % size <= 0.02 * n_tokens
+
+
+def test_a_pass_that_texts_share_counts_in_the_seconds_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = SimpleNamespace(numpy=lambda: SimpleNamespace(tobytes=lambda: b"ids"))
+    loss = SimpleNamespace(clone=lambda: None)
+    clock = [0.0]
+
+    def passed(seconds: float, made: object = None) -> object:
+        clock[0] += seconds
+        return made
+
+    def compress(item: Item, requested: int, n_tokens: int) -> str:
+        compressor._ppl("", "", ids, past_key_values=None, end=None)
+        return str(passed(requested, " ".join(["word"] * requested)))
+
+    compressor = llmlingua_texts.LLMLingua.__new__(llmlingua_texts.LLMLingua)
+    compressor.aware, compressor._first_pass, compressor._spared = False, (None, None, 0.0), 0.0
+    compressor._get_ppl = lambda *args, **options: passed(100.0, (loss, None))
+    monkeypatch.setattr(llmlingua_texts, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(compressor, "count", lambda text: len(text.split()))
+    monkeypatch.setattr(compressor, "compress", compress)
+    item = Item("a", " ".join(["word"] * 40), "")
+    assert [compressor.fit(item, ratio).seconds for ratio in (1, 4, 8)] == [0.0, 110.0, 105.0]
+    assert clock == [115.0]
 
 
 def write(path: Path, *rows: object) -> Path:

@@ -10,6 +10,7 @@
   origin_positions, positions         tokens of the context and of the text, counted by the model's tokenizer
   origin_tokens, compressed_tokens    the same by LLMLingua's own count, which is that of gpt-3.5-turbo
   requested                           what LLMLingua was asked for, to come near origin_positions / ratio
+  seconds                             what LLMLingua takes for this text: the one try that made it, with the pass over the whole text
   source, ratio, ranking              what the text was made from and how
 Stop it whenever you like: the same command goes on where it was.
 """
@@ -23,6 +24,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -45,11 +47,12 @@ class LLMLingua:
 
     def __init__(self, model: Path, aware: bool) -> None:
         use_tokenizer_of_llama_index()
-        from llmlingua import PromptCompressor
+        from llmlingua import PromptCompressor  # type: ignore[import-not-found]
 
         self.inner: Any = PromptCompressor(str(model), device_map="cpu", model_config={"trust_remote_code": False})
         self.aware = aware
-        self._first_pass: tuple[object, Any] = (None, None)
+        self._first_pass: tuple[object, Any, float] = (None, None, 0.0)
+        self._spared = 0.0
         self._get_ppl = self.inner.get_ppl
         self.inner.get_ppl = self._ppl
 
@@ -82,16 +85,29 @@ class LLMLingua:
         n_tokens = self.count(item.context)
         target = math.ceil(n_tokens / ratio)
         if target >= n_tokens:
-            return Fitted(item.context, n_tokens, n_tokens)
-        return fit(lambda requested: self.compress(item, requested, n_tokens), self.count, target)
+            return Fitted(item.context, n_tokens, n_tokens, 0.0)
+        seconds: dict[int, float] = {}
+
+        def compress(requested: int) -> str:
+            self._spared, began = 0.0, time.perf_counter()
+            text = self.compress(item, requested, n_tokens)
+            seconds[requested] = time.perf_counter() - began + self._spared
+            return text
+
+        made = fit(compress, self.count, target)
+        return replace(made, seconds=round(seconds[made.requested], 3))
 
     def _ppl(self, *args: Any, **options: Any) -> Any:
-        """``get_ppl``. Each compression begins with a pass over the whole text, the same for all ratios and tries: the last one is kept."""
+        """``get_ppl``. Each compression begins with a pass over the whole text, the same for all ratios and tries: the last one is kept, with
+        its seconds, which count for each text that is made from it."""
         if self.aware or options["past_key_values"] is not None or options["end"] is not None:
             return self._get_ppl(*args, **options)
         key = args[2].numpy().tobytes()
-        if self._first_pass[0] != key:
-            self._first_pass = (key, self._get_ppl(*args, **options)[0])
+        if self._first_pass[0] == key:
+            self._spared += self._first_pass[2]
+        else:
+            began = time.perf_counter()
+            self._first_pass = (key, self._get_ppl(*args, **options)[0], time.perf_counter() - began)
         return self._first_pass[1].clone(), None  # the keys and values of this pass are not used
 
 
@@ -117,6 +133,7 @@ def add(item: Item, out: Out, ratio: int, source: str, compressor: LLMLingua) ->
             "origin_tokens": compressor.own_count(item.context),
             "compressed_tokens": compressor.own_count(made.text),
             "requested": made.requested,
+            "seconds": made.seconds,
             "source": source,
         }
     out.add({"id": item.id, **{key: value for key, value in same.items() if key != "id"}})

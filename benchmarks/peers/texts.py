@@ -25,11 +25,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A compressed text, the positions that it takes, and how many were requested to get it."""
+    """A compressed text, the positions that it takes, how many were requested to get it, and the seconds that this took, if known."""
 
     text: str
     positions: int
     requested: int
+    seconds: float | None = None
 
 
 def fit(compress: Callable[[int], str], count: Callable[[str], int], target: int, *, tries: int = 3) -> Fitted:
@@ -53,7 +54,7 @@ def read_items(path: Path) -> list[Item]:
     """The lines ``{"id", "context", "question"}`` of ``path``; SystemExit for a malformed one, an id that comes twice, and none at all."""
     items: dict[str, Item] = {}
     for row, at in _lines(path.read_bytes(), path):
-        found = [row.get("id"), row.get("context"), row.get("question") or ""]
+        found: list[Any] = [row.get("id"), row.get("context"), row.get("question") or ""]
         if not all(isinstance(value, str) for value in found) or not found[0] or not found[1]:
             raise SystemExit(f'{at}: expected {{"id", "context", "question"}}, all strings')
         if found[0] in items:

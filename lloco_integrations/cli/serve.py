@@ -15,7 +15,13 @@ import typer
 
 from lloco_integrations.cli.options import ModelOption
 
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "MALLOC_MMAP_THRESHOLD_": "262144",
+    "MALLOC_TRIM_THRESHOLD_": "262144",
+}
+"""The last two give freed tensors back to the system; as glibc is set up, batches of ever new sizes leave holes in its heap, which grows for hours."""
 LOADING = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
 _MODULES = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 _LATER = 8

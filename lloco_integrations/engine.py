@@ -6,6 +6,7 @@ engines of the same store share the store. So ``LLoCOLLM()`` and ``LLoCOPostproc
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -240,6 +241,8 @@ class Engine:
             texts = [prompt] if isinstance(prompt, str) else [m.content for m in prompt]
             marks = [mark for text, votes in map(placeholder.split_votes, texts) for mark in (*placeholder.find(text), *votes)]
             groups = voting.shares(marks, self.store.info_many([mark.key for mark in marks]))
+            if marks and not groups and name is None and "default" not in self.adapters:
+                _warn_of_no_group(tuple(sorted(self.adapters)))
         return voting.choose(self.adapters, groups, name)
 
     def _check_ratio(self, ratio: int | None) -> None:
@@ -248,6 +251,15 @@ class Engine:
             raise IncompatibleSummary(
                 f"ratio {ratio} is not one that {self.model_name} reads; use one of {', '.join(map(str, spec.ratios))}"
             )
+
+
+@functools.cache
+def _warn_of_no_group(names: tuple[str, ...]) -> None:
+    _log.warning(
+        "the texts of this prompt belong to no group, so none of the adapters answers (%s); name the group in the metadata of nodes and "
+        "documents ({'group': ...}), with lloco compress --group, or give adapter= (said once)",
+        ", ".join(names),
+    )
 
 
 def _reported(made: Generation, chosen: Choice) -> Generation:

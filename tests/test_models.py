@@ -174,3 +174,12 @@ def test_fit_keeps_to_its_budget(tiny_model: str, store_url: str, caplog: pytest
 def test_loading_prints_nothing(tiny_model: str, capfd: pytest.CaptureFixture[str]) -> None:
     load_model(tiny_model, device="cpu")
     assert capfd.readouterr() == ("", "")
+
+
+def test_adapters_that_no_text_asks_for_are_told_once(tiny_model: str, store_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine(tiny_model, store_url, {"law-of-nobody": "nowhere"}, device="cpu")
+    (plain,) = engine.compress(["a text of no group at all"])
+    for _ in range(2):
+        assert engine.generate([f"{plain.content} what?"], GenerationParams(max_new_tokens=1))[0].adapter is None
+    engine.generate(["no summary, no warning"], GenerationParams(max_new_tokens=1))
+    assert caplog.text.count("none of the adapters answers (law-of-nobody)") == 1

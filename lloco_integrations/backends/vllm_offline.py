@@ -137,7 +137,10 @@ class VLLMOfflineBackend(Backend):
 
 def _vllm() -> Any:
     try:
-        return import_module("vllm")
+        found = import_module("vllm")
+        if found.__file__ is None:
+            raise ImportError("the folder 'vllm' here is no package; leave it, or call it otherwise")
+        return found
     except ImportError as error:
         raise MissingExtra(
             f"backend='vllm-offline' needs vLLM in this environment ({error}); see docs/serving.md, or use backend='vllm' with a server"

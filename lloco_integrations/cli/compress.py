@@ -13,7 +13,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lloco_integrations.cli.options import DeviceOption, ModelOption, StoreOption, printable, report_skipped, store_url
+from lloco_integrations.cli.options import (
+    CHUNK_OVERLAP,
+    CHUNK_SIZE,
+    DeviceOption,
+    ModelOption,
+    StoreOption,
+    printable,
+    report_skipped,
+    store_url,
+)
 
 if TYPE_CHECKING:
     from lloco_integrations.cli.catalogue import Catalogue
@@ -34,8 +43,8 @@ def command(
     paths: Annotated[list[Path], typer.Argument(help="Files and folders: text, Markdown, HTML, PDF, JSONL with a text per line.")],
     store: StoreOption = None,
     model: ModelOption = "smollm2-135m",
-    chunk_size: Annotated[int, typer.Option(min=1, help="Tokens of a passage, at most, as LlamaIndex counts them.")] = 256,
-    chunk_overlap: Annotated[int, typer.Option(min=0, help="Tokens that neighbouring passages share.")] = 32,
+    chunk_size: Annotated[int, typer.Option(min=1, help="Tokens of a passage, at most, as LlamaIndex counts them.")] = CHUNK_SIZE,
+    chunk_overlap: Annotated[int, typer.Option(min=0, help="Tokens that neighbouring passages share.")] = CHUNK_OVERLAP,
     storage: Annotated[str | None, typer.Option(help="How a new store keeps vectors: exact, or int8 (half the size or less).")] = None,
     group: Annotated[str | None, typer.Option(help="Adapter group that the documents are in; what is stored already moves to it.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if a file had to be skipped.")] = False,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lloco_integrations.cli.options import DeviceOption, ModelOption, printable
+from lloco_integrations.cli.options import CHUNK_OVERLAP, CHUNK_SIZE, DeviceOption, ModelOption, printable, store_url
 from lloco_integrations.errors import BadInput
 
 STORE, SYNTHESIZED, LESSONS, ADAPTER, SCORECARD = "store.sqlite", "synthesized.jsonl", "questions.jsonl", "adapter", "scorecard.json"
@@ -24,6 +24,7 @@ def command(
     llm: Annotated[str | None, typer.Option(help="module:name of an LLM that writes them; see lloco synthesize.")] = None,
     check: Annotated[bool, typer.Option(help="Keep only questions that the text answers and nothing else does.")] = True,
     group: Annotated[str | None, typer.Option(help="Name of the adapter's group.  [default: the folder's name]")] = None,
+    store: Annotated[str | None, typer.Option(help="Store, which groups may share.  [default: store.sqlite in --out]")] = None,
     model: ModelOption = "smollm2-135m",
     epochs: Annotated[float | None, typer.Option(min=0.01, help="Passes over the questions, at most.  [default: the model's]")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Held-out questions for the scorecard.")] = 60,
@@ -45,7 +46,7 @@ def command(
         raise BadInput(f"--out {out} lies in {folder}, whose files are the documents; name a folder outside of it")
     out.mkdir(parents=True, exist_ok=True)
     name = group or folder.resolve().name
-    store = f"sqlite:///{(out / STORE).resolve()}"
+    store = store_url(store or f"sqlite:///{(out / STORE).resolve()}")
     _say(1, "compressing the documents")
     compress.command([folder], store=store, model=model, group=name, device=device)
     _say(2, "writing questions" if synthesize else "taking your questions")
@@ -60,9 +61,11 @@ def command(
     adapter = out / ADAPTER
     lines = finetune.run(store, lessons, adapter, group=name, model=model, epochs=epochs, limit=limit, seed=seed, device=device)
     (out / SCORECARD).write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
+    label, where = printable(name), printable(str(adapter))
     typer.echo(
-        f"\nUse it:\n\n  names = dict(model={model!r}, store={printable(store)!r})\n  llm = LLoCOLLM(**names, adapters={{{printable(name)!r}: "
-        f"{printable(str(adapter))!r}}})\n  postprocessor = LLoCOPostprocessor(**names, ratio=8)"
+        f"\nUse it, with passages cut by SentenceSplitter(chunk_size={CHUNK_SIZE}, chunk_overlap={CHUNK_OVERLAP}) and metadata "
+        f"{{'group': {label!r}}}:\n\n  names = dict(model={model!r}, store={printable(store)!r})\n"
+        f"  llm = LLoCOLLM(**names, adapters={{{label!r}: {where!r}}})\n  postprocessor = LLoCOPostprocessor(**names, ratio=8)"
     )
 
 

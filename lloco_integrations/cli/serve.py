@@ -21,7 +21,7 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "262144",
     "MALLOC_TRIM_THRESHOLD_": "262144",
 }
-"""The last two give freed tensors back to the system; as glibc is set up, batches of ever new sizes leave holes in its heap, which grows for hours."""
+"""The last two give freed tensors back to the system: otherwise batches of ever new sizes leave holes in glibc's heap, which grows."""
 LOADING = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
 _MODULES = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 _LATER = 8
@@ -44,7 +44,7 @@ def command(
     from lloco_integrations.models.load import decoder_directory
 
     launch = plan(
-        str(python or sys.executable),
+        os.path.abspath(python) if python and python.exists() else str(python or sys.executable),
         decoder_directory(model),
         model,
         _named(adapter or []),
@@ -125,11 +125,15 @@ def _named(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
+_HAS_VLLM = "import importlib.util as u, sys; found = u.find_spec('vllm'); sys.exit(not (found and found.origin))"
+"""A folder of that name in the working directory is found, too, and has no origin."""
+
+
 def _require_vllm(python: str) -> None:
     from lloco_integrations.errors import MissingExtra
 
     try:
-        found = subprocess.run([python, "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)"], check=False)
+        found = subprocess.run([python, "-c", _HAS_VLLM], check=False)
     except OSError as error:
         raise MissingExtra(f"{python} cannot be run ({error.strerror}); give the interpreter of the environment that has vLLM") from error
     if found.returncode:

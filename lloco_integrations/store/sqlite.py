@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from weakref import WeakSet
 
 from lloco_integrations.errors import StoreError
 from lloco_integrations.store.backend import (
@@ -52,6 +54,7 @@ class SqliteBackend:
         self._seen: tuple[object, ...] | None = None
         self._immutable = False
         track(self)
+        _open.add(self)
 
     def load_meta(self, proposal: StoreMeta | None) -> StoreMeta:
         if self.path.is_dir():
@@ -229,3 +232,14 @@ class SqliteBackend:
 
 def _marks(keys: Sequence[str]) -> str:
     return ",".join("?" * len(keys))
+
+
+_open: WeakSet[SqliteBackend] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A database that is closed has no log beside it: whoever copies the file then copies all of it."""
+    for backend in list(_open):
+        with suppress(Exception):
+            backend.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,3 +65,23 @@ def test_your_own_questions_alone(learn: Call, village: Path, qa: Path, tmp_path
 def test_bad_input(words: Callable[[Path], tuple[object, ...]], message: str, learn: Call, village: Path) -> None:  # noqa: F811
     refused = learn(*words(village))
     assert refused.exit_code == 2 and message in " ".join(refused.stderr.split()), refused.output
+
+
+def test_two_groups_share_a_store(lloco: Call, tiny_model: str, village: Path, qa: Path, tmp_path: Path) -> None:  # noqa: F811
+    from lloco_integrations import SummaryStore
+
+    url = f"sqlite:///{tmp_path}/both.sqlite"
+    for name in ("east", "west"):
+        folder = tmp_path / name
+        shutil.copytree(village, folder)
+        for path in folder.rglob("*.txt"):
+            path.write_text(f"{name.title()}. {path.read_text()}")
+        own = tmp_path / f"{name}.jsonl"
+        own.write_text(qa.read_text().replace('"east/', f'"{name}/east/'))
+        words = ("--qa", own, "--no-synthesize", "--model", tiny_model, "--epochs", 1, "--limit", 2)
+        done = lloco("learn", folder, "--out", tmp_path / f"learnt-{name}", "--store", url, *words)
+        assert done.exit_code == 0, done.output
+        assert "both.sqlite" in done.stdout and "chunk_size=256" in done.stdout and f"'group': '{name}'" in done.stdout
+        assert not (tmp_path / f"learnt-{name}" / "store.sqlite").exists()
+    store = SummaryStore.open(url)
+    assert {info.group for info in store.info_many(list(store.keys())) if info} == {"east", "west"}

@@ -83,3 +83,17 @@ def test_adapters_that_can_kill_an_engine_are_refused(tmp_path: Path) -> None:
         with pytest.raises(IncompatibleAdapter, match=message):
             facts([str(path)])
     assert [fitting(n) for n in (1, 8, 9, 300)] == [8, 8, 16, 320]
+
+
+def test_an_interpreter_is_named_in_full_and_not_resolved(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "python").symlink_to(sys.executable)
+    words = printed("--model", tiny_model, "--python", "./python")
+    assert words[4] == f"{tmp_path}/python"
+
+
+def test_a_folder_called_vllm_is_not_vllm(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vllm").mkdir()
+    run = CliRunner().invoke(app, ["serve", "--model", tiny_model])
+    assert run.exit_code == 2 and "has no vLLM" in run.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,3 +97,13 @@ def test_a_busy_database_says_so(tmp_path: Path, summary: Summary, monkeypatch: 
     other.execute("ROLLBACK")
     other.close()
     assert len(store.put_many([("one", summary(1))])) == 1
+
+
+def test_a_process_that_ends_leaves_no_log_beside_the_file(tmp_path: Path) -> None:
+    code = (
+        "import sys, torch\nfrom lloco_integrations import SummaryEmbeddings, SummaryStore\n"
+        "store = SummaryStore.open(sys.argv[1])\nstore.put_many([('a', SummaryEmbeddings(torch.ones(2, 8), 8, 'f', 4))])\n"
+        "import builtins; builtins.kept = store\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "store.sqlite")], check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["store.sqlite"]

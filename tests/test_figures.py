@@ -7,7 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ablations, demo_answers, in_domain, long_contexts, needles, routing, same_documents, scorecards
+from benchmarks import (
+    ablations,
+    demo_answers,
+    in_domain,
+    long_contexts,
+    needles,
+    performance,
+    routing,
+    same_documents,
+    scorecards,
+    serving,
+    soak,
+)
+from benchmarks.tables import between
 
 ROOT = Path(__file__).parent.parent
 REPORT = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
@@ -70,3 +83,19 @@ def test_the_tables_of_learning_are_the_benchmarks() -> None:
     reports["routing"] = json.loads(routing.RESULT.read_text())
     assert "\n".join(routing.table(reports["routing"])).rstrip() in page
     assert all(report["fingerprint"] == REPORT["fingerprint"] for report in reports.values()), "measured with other weights than ship"
+
+
+def test_the_tables_of_speed_are_the_benchmark() -> None:
+    page = performance.PAGE.read_text()
+    for name, script in performance.SCRIPTS.items():
+        report = json.loads((performance.RESULTS / f"{name}.json").read_text())
+        for place, lines in script.tables(report).items():
+            assert between(page, place, "\n".join(lines)) == page, place
+        assert not hasattr(script, "plot") or (performance.RESULTS / f"{name}.png").exists()
+
+
+def test_the_tables_of_serving_are_the_benchmark() -> None:
+    page, load = serving.PAGE.read_text(), json.loads(serving.RESULT.read_text())
+    tables = {"load": serving.load_table(load), "hot documents": serving.hot_table(load), "soak": soak.told(json.loads(soak.RESULT.read_text()))}
+    for place, lines in tables.items():
+        assert between(page, place, "\n".join(lines)) == page, place

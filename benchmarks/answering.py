@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.compressing import called
-from benchmarks.provenance import provenance
+from benchmarks.arguments import numbers
+from benchmarks.provenance import called, provenance
+from benchmarks.tables import source
 from benchmarks.timing import Spread, shown, spread
 from lloco_integrations.backends.transformers import TransformersBackend
 from lloco_integrations.evaluation.report import write
@@ -45,8 +46,8 @@ def main() -> None:
     parser.add_argument("--shape", choices=list(SHAPES), help="random weights of this shape, in place of --model")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--contexts", type=_numbers, default=[512, 2048, 8000])
-    parser.add_argument("--batches", type=_numbers, default=[1, 8])
+    parser.add_argument("--contexts", type=numbers, default=[512, 2048, 8000])
+    parser.add_argument("--batches", type=numbers, default=[1, 8])
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3, help="of batch 1; larger ones are measured once")
     parser.add_argument(
@@ -274,7 +275,7 @@ def _table(report: Mapping[str, Any], batches: Sequence[int]) -> list[str]:
         "",
         f"Answers of {report['new_tokens']} tokens, {report['dtype']}, {report['device']}. *Faster* is against raw text of that length, read by "
         f"the same engine. The limit for a token is reading the weights once: {report['weight_bytes'] / 1e6:,.0f} MB at "
-        f"{report['read_bytes_per_second'] / 1e9:.0f} GB/s, {1e3 * limit:.0f} ms. {source(report, 'answering')}",
+        f"{report['read_bytes_per_second'] / 1e9:.0f} GB/s, {1e3 * limit:.0f} ms. {source(report, f'performance/{RESULT.name}')}",
     ]
 
 
@@ -285,10 +286,6 @@ def _raw(report: Mapping[str, Any], cell: Mapping[str, Any]) -> Mapping[str, Any
 
 def _times(raw: Mapping[str, Any] | None, cell: Mapping[str, Any], what: str) -> str:
     return "" if raw is None or cell is raw else f"{raw[what]['median'] / cell[what]['median']:.1f}x"
-
-
-def source(report: Mapping[str, Any], name: str) -> str:
-    return f"{report['date']}, {report['machine']}; `{report['command']}`, [raw output](../benchmarks/results/performance/{name}.json)."
 
 
 def plot(report: Mapping[str, Any], path: Path) -> None:
@@ -305,10 +302,6 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
         axes.set(xscale="log", yscale="log", xlabel="tokens of context", ylabel="seconds", title=title)
         axes.legend(frameon=False, fontsize=7)
     figure.savefig(path, dpi=120)
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 __all__ = ["Spread", "main", "measure", "plot", "tables"]

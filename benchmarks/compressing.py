@@ -20,7 +20,9 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.provenance import provenance
+from benchmarks.arguments import numbers
+from benchmarks.provenance import called, device_of, provenance
+from benchmarks.tables import source
 from benchmarks.timing import Spread, interleaved, shown
 from lloco_integrations.evaluation.report import write
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     import torch
 
     from lloco_integrations.compressors.mean_pool import MeanPoolCompressor, MeanPoolEncoder
-    from lloco_integrations.models import LLoCOModel
 
 RESULT = Path(__file__).parent / "results" / "performance" / "compressing.json"
 CHUNK_SIZE, CHUNK_OVERLAP = 256, 32
@@ -49,8 +50,8 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tokens", type=int, default=8192, help="of all documents of one length together")
-    parser.add_argument("--lengths", type=_numbers, default=[128, 512], help="of documents, in tokens")
-    parser.add_argument("--batch-sizes", type=_numbers, default=[1, 4, 16])
+    parser.add_argument("--lengths", type=numbers, default=[128, 512], help="of documents, in tokens")
+    parser.add_argument("--batch-sizes", type=numbers, default=[1, 4, 16])
     parser.add_argument("--passages", type=int, default=40, help="of the example corpus, for the mix of lengths")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
@@ -207,20 +208,6 @@ def real_tokens(batches: Batches) -> int:
     return sum(int(mask.sum()) for _, mask in batches)
 
 
-def called(name: str) -> str:
-    """What a report calls the model ``name``: of a directory, the last part of its path."""
-    return Path(name).name if Path(name).is_dir() else name
-
-
-def device_of(model: LLoCOModel) -> str:
-    """The device, threads and dtype of a model, for a report."""
-    import torch
-
-    weights = next(model.decoder.parameters())
-    where = torch.cuda.get_device_name(weights.device) if weights.device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    return f"{weights.device.type} ({where}), {str(weights.dtype).removeprefix('torch.')}"
-
-
 def tables(report: Mapping[str, Any]) -> dict[str, list[str]]:
     """Equal lengths by batch size, and the mix of lengths."""
     return {"compressing": _equal_table(report), "compressing mixed": _mixed_table(report)}
@@ -247,7 +234,7 @@ def _equal_table(report: Mapping[str, Any]) -> list[str]:
         f"same tokens in the same batches. The target of {TARGET:.0%} of it is reached in {reached} of {len(shares)} rows; the lowest is "
         f"{min(shares):.0%}.{_gained(report)}",
         "",
-        _source(report),
+        source(report, f"performance/{RESULT.name}"),
     ]
 
 
@@ -286,7 +273,7 @@ def _mixed_table(report: Mapping[str, Any]) -> list[str]:
         f"The target is {TARGET:.0%} of the limit; the library reaches {speeds['library'] / speeds['full']:.0%}, and "
         f"{speeds['library'] / speeds['one']:.2f}x of one document at a time. {report['device']}.",
         "",
-        _source(report),
+        source(report, f"performance/{RESULT.name}"),
     ]
 
 
@@ -297,10 +284,6 @@ def _speed(tokens: int, taken: Spread) -> str:
 
 def _repeats(report: Mapping[str, Any]) -> int:
     return int(report["mixed"]["seconds"]["library"]["n"])
-
-
-def _source(report: Mapping[str, Any]) -> str:
-    return f"{report['date']}, {report['machine']}; `{report['command']}`, [raw output](../benchmarks/results/performance/{RESULT.name})."
 
 
 def plot(report: Mapping[str, Any], path: Path) -> None:
@@ -334,10 +317,6 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     axes.set_xticks(list(at), [label for label, _, _ in bars], fontsize=8)
     axes.legend(frameon=False, loc="upper left", ncols=3, fontsize=8)
     figure.savefig(path, dpi=120)
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.compressing import called, device_of
-from benchmarks.provenance import provenance
+from benchmarks.arguments import numbers
+from benchmarks.provenance import called, device_of, provenance
+from benchmarks.tables import source
 from benchmarks.timing import interleaved, shown, spread
 from lloco_integrations.evaluation.report import write
 from lloco_integrations.types import NO_ADAPTER, GenerationParams, SummaryEmbeddings
@@ -50,11 +51,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=RESULT)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--entries", type=_numbers, default=[100, 1000, 10_000, 100_000, 1_000_000], help="in the store")
+    parser.add_argument("--entries", type=numbers, default=[100, 1000, 10_000, 100_000, 1_000_000], help="in the store")
     parser.add_argument("--at-once", type=int, default=8, help="entries in one call of the store")
     parser.add_argument("--calls", type=int, default=200, help="of each kind, of each store")
-    parser.add_argument("--lengths", type=_numbers, default=[512, 2048, 8192], help="of the document, in tokens")
-    parser.add_argument("--adapters", type=_numbers, default=[0, 1, 4, 8], help="loaded")
+    parser.add_argument("--lengths", type=numbers, default=[512, 2048, 8192], help="of the document, in tokens")
+    parser.add_argument("--adapters", type=numbers, default=[0, 1, 4, 8], help="loaded")
     parser.add_argument("--new-tokens", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3, help="of compressing")
     parser.add_argument("--questions", type=int, default=8, help="under adapters, and under none, by number of adapters")
@@ -267,7 +268,7 @@ def _entries_table(report: Mapping[str, Any]) -> list[str]:
         f"{grown}. The target is that these are flat. Entries are tiny (one vector), so that it is the number of them that costs; "
         f"stores were filled in transactions of {ROWS:,} rows, and reads draw from {WHOLE:,} whole entries where there are more.",
         "",
-        _source(report),
+        source(report, f"performance/{RESULT.name}"),
     ]
 
 
@@ -287,7 +288,7 @@ def _lengths_table(report: Mapping[str, Any]) -> list[str]:
         f"One document, compressed from its token ids, {report['device']}. It is linear in the length if the last two columns agree: "
         "segments are encoded alone.",
         "",
-        _source(report),
+        source(report, f"performance/{RESULT.name}"),
     ]
 
 
@@ -309,12 +310,8 @@ def _adapters_table(report: Mapping[str, Any]) -> list[str]:
         f"linear layers, {cell['bytes'] / 1e6:.1f} MB each, asked in turn. The first question loads the adapter (from the page cache), "
         "later ones find it in memory.",
         "",
-        _source(report),
+        source(report, f"performance/{RESULT.name}"),
     ]
-
-
-def _source(report: Mapping[str, Any]) -> str:
-    return f"{report['date']}, {report['machine']}; `{report['command']}`, [raw output](../benchmarks/results/performance/{RESULT.name})."
 
 
 def plot(report: Mapping[str, Any], path: Path) -> None:
@@ -333,10 +330,6 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     axes.set(xlabel="entries in the store", ylabel=f"ms for {report['entries']['at_once']} entries", xscale="log", yscale="log")
     figure.legend(loc="outside right center", frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
-from benchmarks.provenance import provenance
+from benchmarks.provenance import device_of, provenance
+from benchmarks.tables import source
 from benchmarks.timing import Spread, interleaved, shown
 from lloco_integrations import Engine, GenerationParams, LLoCOModel, placeholder
 from lloco_integrations.evaluation.report import write
@@ -89,7 +90,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "command": "python -m benchmarks.overhead",
         "model": Path(args.model).name if Path(args.model).is_dir() else args.model,
         "fingerprint": engine.model.fingerprint,
-        "device": device(engine.model),
+        "device": device_of(engine.model),
         "sizes": {name: getattr(args, name) for name in ("summaries", "passage_tokens", "ratio", "query_tokens", "embedding")},
         "imports": imports,
         "engine": parts,
@@ -270,16 +271,9 @@ def embed_model(name: str) -> Any:
     return HuggingFaceEmbedding(str(model_directory()))
 
 
-def device(model: LLoCOModel) -> str:
-    import torch
-
-    weights = next(model.decoder.parameters())
-    return f"{weights.device.type} ({torch.get_num_threads()} threads), {str(weights.dtype).removeprefix('torch.')}"
-
-
 def tables(report: Mapping[str, Any]) -> dict[str, list[str]]:
     """The tables of imports, of the engine's parts and of the plugin."""
-    told = f"{report['date']}, {report['machine']}; `{report['command']}`, [raw output](../benchmarks/results/performance/{RESULT.name})."
+    told = source(report, f"performance/{RESULT.name}")
     made = {"imports": import_table(report), "engine": engine_table(report)}
     if report["queries"]:
         made["plugin"] = plugin_table(report)

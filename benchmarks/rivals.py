@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.texts import Out
-from benchmarks.provenance import provenance
-from benchmarks.tables import interval
+from benchmarks.provenance import device_of, provenance
+from benchmarks.tables import interval, source
 from benchmarks.timing import interleaved, shown, spread
 from lloco_integrations import Engine, GenerationParams, LLoCOModel
 from lloco_integrations.evaluation.cases import Case, choose
@@ -130,7 +130,7 @@ def measured(args: argparse.Namespace, engine: Engine, folder: Path) -> dict[str
         "command": "python -m benchmarks.rivals" + (" --llmlingua-python VENV/bin/python" if args.llmlingua_python else ""),
         "model": Path(args.model).name if Path(args.model).is_dir() else args.model,
         "fingerprint": model.fingerprint,
-        "device": device(model),
+        "device": device_of(model),
         "max_new_tokens": args.max_new_tokens,
         "documents": {key: len(model.text_ids(document.text)) for key, document in documents.items()},
         "compressing": compressing,
@@ -336,13 +336,6 @@ def installed(package: str) -> bool:
         return False
 
 
-def device(model: LLoCOModel) -> str:
-    import torch
-
-    weights = next(model.decoder.parameters())
-    return f"{weights.device.type} ({torch.get_num_threads()} threads), {str(weights.dtype).removeprefix('torch.')}"
-
-
 LABELS = {"text": "the whole text, our engine", "llama-index": "the whole text, `HuggingFaceLLM` of LlamaIndex"}
 LABELS |= {"langchain": "the whole text, `HuggingFacePipeline` of LangChain"}
 LABELS_AT = {"ours": "LLoCO, {}x", "cut": "text cut to {}x", "llmlingua": "LLMLingua, {}x"}
@@ -359,8 +352,8 @@ def tables(report: Mapping[str, Any]) -> dict[str, list[str]]:
         "|---|" + "---:|" * 7,
     ]
     lines += [line(name, row, text) for name, row in figures.items()]
-    source = f"{report['date']}, {report['machine']}; `{report['command']}`, [raw output](../benchmarks/results/performance/{RESULT.name})."
-    return {"rivals": [*lines, "", *against(figures), conditions(report, common, max(map(len, asked))), "", source]}
+    origin = source(report, f"performance/{RESULT.name}")
+    return {"rivals": [*lines, "", *against(figures), conditions(report, common, max(map(len, asked))), "", origin]}
 
 
 def conditions(report: Mapping[str, Any], ids: set[str], n_asked: int) -> str:

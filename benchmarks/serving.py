@@ -26,8 +26,9 @@ from typing import Any
 
 import httpx
 
+from benchmarks.arguments import numbers
 from benchmarks.provenance import provenance
-from benchmarks.tables import fill
+from benchmarks.tables import fill, source
 from lloco_integrations import Engine, GenerationParams, placeholder
 from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.cli.serve import plan
@@ -51,9 +52,9 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--port", type=int, default=8011)
-    parser.add_argument("--at-once", type=_numbers, default=[1, 8, 32])
+    parser.add_argument("--at-once", type=numbers, default=[1, 8, 32])
     parser.add_argument("--requests", type=int, default=32, help="of each cell of the first table")
-    parser.add_argument("--hot", type=_numbers, default=[2, 4, 8, 16, 30], help="documents of each row of the second table")
+    parser.add_argument("--hot", type=numbers, default=[2, 4, 8, 16, 30], help="documents of each row of the second table")
     parser.add_argument("--cache-blocks", type=int, default=64, help=f"of {BLOCK} positions, for the second table")
     parser.add_argument("--new-tokens", type=int, default=24)
     parser.add_argument("--json", type=Path, default=RESULT)
@@ -199,7 +200,7 @@ def load_table(report: Mapping[str, Any]) -> list[str]:
         *lines,
         "",
         f"Requests a second, and the median of the seconds to the first token; {report['requests']} requests a cell, answers of up to "
-        f"{report['new_tokens']} tokens, {report['dtype']}. {_source(report)}",
+        f"{report['new_tokens']} tokens, {report['dtype']}. {source(report, RESULT.name)}",
     ]
 
 
@@ -215,15 +216,7 @@ def hot_table(report: Mapping[str, Any]) -> list[str]:
             (one,) = (c["second"] for c in report["hot"] if (c["context"], c["documents"]) == (name, n))
             cells += [f"{100 * one['hit_rate']:.0f} %", f"{one['first']:.2f}"]
         lines.append(f"| {n} | {' | '.join(cells)} |")
-    return [*lines, "", f"The cache holds {report['cache_positions']:,} positions. {_source(report)}"]
-
-
-def _source(report: Mapping[str, Any]) -> str:
-    return f"{report['date']}, {report['machine']}; `{report['command']}`, [raw output](../benchmarks/results/{RESULT.name})."
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    return [*lines, "", f"The cache holds {report['cache_positions']:,} positions. {source(report, RESULT.name)}"]
 
 
 if __name__ == "__main__":

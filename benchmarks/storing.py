@@ -21,9 +21,10 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.compressing import called, device_of, texts
-from benchmarks.provenance import provenance
+from benchmarks.compressing import texts
+from benchmarks.provenance import called, device_of, provenance
 from benchmarks.scale import stored
+from benchmarks.tables import source
 from benchmarks.timing import Spread, interleaved, shown
 from lloco_integrations.evaluation.report import write
 from lloco_integrations.store.backend import Backend, chunks
@@ -244,7 +245,7 @@ def _reading_table(report: Mapping[str, Any]) -> list[str]:
         f"of stored bytes, of which int8 has half. The target is {TARGET:.0%} of one plain file, reached by {len(reached)} of "
         f"{len(shares)}: {found}.",
         "",
-        _source(report),
+        source(report, f"performance/{RESULT.name}"),
     ]
 
 
@@ -255,7 +256,7 @@ def _writing_table(report: Mapping[str, Any]) -> list[str]:
         f"{report['entries']['written']:,} entries put into new stores, durable on return: SQLite and the directory flush after every 32 "
         "entries, the plain file once, plain files one by one. There is no target.",
         "",
-        _source(report),
+        source(report, f"performance/{RESULT.name}"),
     ]
 
 
@@ -290,7 +291,7 @@ def _sizes_table(report: Mapping[str, Any]) -> list[str]:
         f"a token (UTF-8). A store keeps the finest ratio, from which the coarser ones are read; their rows are what "
         "keeping only those would take. The file is that of SQLite.",
         "",
-        _source(report),
+        source(report, f"performance/{RESULT.name}"),
     ]
 
 
@@ -302,10 +303,6 @@ def _share(cell: Mapping[str, Any], kind: str, of: str = "file") -> float:
 def _speed(amount: float, taken: Spread) -> str:
     """``amount`` a second with its spread."""
     return shown({"median": amount / taken["median"], "low": amount / taken["high"], "high": amount / taken["low"]}, digits=0)
-
-
-def _source(report: Mapping[str, Any]) -> str:
-    return f"{report['date']}, {report['machine']}; `{report['command']}`, [raw output](../benchmarks/results/performance/{RESULT.name})."
 
 
 def plot(report: Mapping[str, Any], path: Path) -> None:

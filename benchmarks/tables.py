@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def fill(page: Path, name: str, table: str) -> None:
@@ -24,3 +25,8 @@ def between(text: str, name: str, table: str) -> str:
 def interval(value: Mapping[str, float] | None, digits: int = 1) -> str:
     """A mean with its interval."""
     return "" if value is None else f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+
+
+def source(report: Mapping[str, Any], path: str) -> str:
+    """Where the figures of a table come from; ``path`` of the report is below results/."""
+    return f"{report['date']}, {report['machine']}; `{report['command']}`, [raw output](../benchmarks/results/{path})."

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import answering, compressing, growth, overhead, rivals, storing
+from benchmarks import answering, compressing, growth, kernels, overhead, rivals, storing
 from benchmarks.tables import fill
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
@@ -25,6 +25,7 @@ SCRIPTS: dict[str, ModuleType] = {
     "storing": storing,
     "overhead": overhead,
     "growth": growth,
+    "kernels": kernels,
 }
 
 

@@ -60,6 +60,14 @@ def test_copies_and_saved_weights_know_nothing_of_it() -> None:
     assert other.state_dict()["weight"].dtype == torch.bfloat16
 
 
+def test_weights_made_in_inference_mode_are_left_to_torch() -> None:
+    with torch.inference_mode():
+        layer, rows = packed(), torch.randn(3, 32).bfloat16()
+        before = layer(rows)
+        layer.weight.mul_(2)
+        assert torch.equal(layer(rows), 2 * before)
+
+
 def test_gradients_flow() -> None:
     layer, rows = packed(), torch.randn(3, 32).bfloat16().requires_grad_()
     layer(rows).sum().backward()

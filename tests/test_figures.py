@@ -96,6 +96,10 @@ def test_the_tables_of_speed_are_the_benchmark() -> None:
 
 def test_the_tables_of_serving_are_the_benchmark() -> None:
     page, load = serving.PAGE.read_text(), json.loads(serving.RESULT.read_text())
-    tables = {"load": serving.load_table(load), "hot documents": serving.hot_table(load), "soak": soak.told(json.loads(soak.RESULT.read_text()))}
+    tables = {
+        "load": serving.load_table(load),
+        "hot documents": serving.hot_table(load),
+        "soak": soak.told(json.loads(soak.RESULT.read_text())),
+    }
     for place, lines in tables.items():
         assert between(page, place, "\n".join(lines)) == page, place

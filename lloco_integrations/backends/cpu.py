@@ -45,8 +45,13 @@ class PackedLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """As nn.Linear."""
         weight = self.weight
-        if torch.is_grad_enabled() or input.dtype != torch.bfloat16 or weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
-            return functional.linear(input, weight, self.bias)
+        if (
+            torch.is_grad_enabled()
+            or weight.is_inference()
+            or weight.device.type != "cpu"
+            or {input.dtype, weight.dtype} != {torch.bfloat16}
+        ):
+            return functional.linear(input, weight, self.bias)  # of an inference tensor nobody knows whether it has changed
         state = (weight.data_ptr(), weight._version)
         if self._packed is None or self._packed[0] != state:
             ops: Any = torch.ops.mkldnn

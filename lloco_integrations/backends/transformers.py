@@ -179,7 +179,7 @@ class TransformersBackend(Backend):
                 found.append(None)
                 continue
             pieces = prompt.pieces[:n_pieces]
-            version = sum(weight._version for weight in self._weights)  # of a decoder that is trained meanwhile
+            version = sum(0 if weight.is_inference() else weight._version for weight in self._weights)  # a decoder may be trained meanwhile
             key = prefixes.key(pieces, path and adapter_identity(path), version)
             if key not in read:
                 row = {name: values[i : i + 1] for name, values in extra.items()}

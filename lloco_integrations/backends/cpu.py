@@ -6,6 +6,7 @@ Both change how something is computed and nothing else. ``docs/performance.md`` 
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,10 +55,8 @@ class PackedLinear(nn.Linear):
             return functional.linear(input, weight, self.bias)  # of an inference tensor nobody knows whether it has changed
         state = (weight.data_ptr(), weight._version)
         if self._packed is None or self._packed[0] != state:
-            ops: Any = torch.ops.mkldnn
-            self._packed = state, ops._reorder_linear_weight(weight.detach(), 1)
-        made: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, self._packed[1], self.bias, "none", [], "")
-        return made
+            self._packed = state, _pack(weight)
+        return _packed_product(input, self._packed[1], self.bias)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies lay their own weights out."""
@@ -98,7 +97,22 @@ def _register() -> None:
     AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
 
 
+@functools.cache
 def _can_pack() -> bool:
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    """Whether this torch, on this CPU, has a layout of its own and computes the same with it: tried once, for the functions are torch's own."""
+    rows, weight = torch.arange(64.0).view(2, 32).bfloat16(), torch.arange(512.0).view(16, 32).bfloat16()
+    try:
+        return torch.equal(_packed_product(rows, _pack(weight), None), functional.linear(rows, weight))
+    except Exception:  # of any kind: then weights stay as they are
         return False
-    return hasattr(torch.ops.mkldnn, "_reorder_linear_weight") and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _pack(weight: torch.Tensor) -> torch.Tensor:
+    ops: Any = torch.ops.mkldnn
+    made: torch.Tensor = ops._reorder_linear_weight(weight.detach(), 1)
+    return made
+
+
+def _packed_product(rows: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    made: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
+    return made

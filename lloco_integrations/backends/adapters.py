@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _NO_ADAPTER = "__base__"  # peft's own name for "none" in a mixed batch
+_MIXED = "__mixed__"
 
 
 class _Loaded(NamedTuple):
@@ -32,6 +33,8 @@ class Adapters:
         self.model: Any = model
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
         self._names = itertools.count()
+        self._applied: str | None = None
+        """The adapter that all rows run under, ``_NO_ADAPTER``, ``_MIXED``, or None if that is not known."""
 
     def choose(self, paths: Sequence[str | None], limit: int) -> dict[str, Any]:
         """Make the rows of the next batch run under the adapters at ``paths`` and return the extra arguments for ``generate``.
@@ -51,7 +54,23 @@ class Adapters:
             self._delete(self._loaded.pop(path))
         if not self._loaded:
             return {}
-        return {"adapter_names": [_NO_ADAPTER if path is None else self._loaded[path].name for path in paths]}
+        names = [_NO_ADAPTER if path is None else self._loaded[path].name for path in paths]
+        if len(set(names)) == 1:  # a quarter faster than choosing row by row
+            self._apply(names[0])
+            return {}
+        self._apply(_MIXED)
+        return {"adapter_names": names}
+
+    def _apply(self, name: str) -> None:
+        if name == self._applied:
+            return
+        if name == _NO_ADAPTER:
+            self.model.base_model.disable_adapter_layers()
+        else:
+            self.model.base_model.enable_adapter_layers()
+            if name != _MIXED:
+                self.model.set_adapter(name)
+        self._applied = name
 
     @property
     def loaded(self) -> list[str]:
@@ -62,6 +81,7 @@ class Adapters:
         from peft import PeftModel
 
         self._check(path)
+        self._applied = None
         name = f"a{next(self._names)}"
         try:
             with warnings.catch_warnings():
@@ -78,6 +98,7 @@ class Adapters:
         return _Loaded(name, identity)
 
     def _delete(self, held: _Loaded) -> None:
+        self._applied = None
         self.model.set_adapter(next(reversed(self._loaded.values())).name)  # peft warns when the active one goes
         self.model.delete_adapter(held.name)
 

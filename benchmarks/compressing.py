@@ -140,8 +140,8 @@ def mixed(compressor: MeanPoolCompressor, rows: Rows, batch_size: int, repeats: 
 
 def texts(passages: int) -> list[str]:
     """``passages`` of the example corpus, from all over it, as ``lloco compress`` cuts them."""
-    from lloco_integrations.cli.reading import Splitting
     from lloco_integrations.examples import load_documents
+    from lloco_integrations.reading import Splitting
 
     splitter = Splitting(CHUNK_SIZE, CHUNK_OVERLAP).splitter()
     found = list(dict.fromkeys(text for document in load_documents() for text in splitter.split_text(document.text)))

@@ -54,9 +54,9 @@ def measure(name: str, device: str, documents: int | None, repeats: int, workers
     """Tokens a second of the compressor alone, with the store, and over Ray; bytes of both kinds of store."""
     import torch
 
-    from lloco_integrations.cli.reading import Splitting
     from lloco_integrations.examples import load_documents
     from lloco_integrations.models import load_model
+    from lloco_integrations.reading import Splitting
 
     model = load_model(name, device=device)
     docs = [d.text for d in load_documents()[:documents]]

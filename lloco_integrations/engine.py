@@ -221,6 +221,7 @@ class Engine:
         changed: list[int] = []
         if missing and on_miss == "compress":
             changed = sorted(missing.values())
+            _log.info("%d of %d texts are not in the store %s yet, and are compressed now", len(changed), len(texts), self.store.url)
             summaries = self.model.compress([texts[i] for i in changed], progress=progress)
             self._put([(texts[i], summary, named[i]) for i, summary in zip(changed, summaries, strict=True)])
         moved = list({keys[i]: i for i in range(len(texts)) if _moves(infos[keys[i]], named[i])}.values())
@@ -243,7 +244,10 @@ class Engine:
             groups = voting.shares(marks, self.store.info_many([mark.key for mark in marks]))
             if marks and not groups and name is None and "default" not in self.adapters:
                 _warn_of_no_group(tuple(sorted(self.adapters)))
-        return voting.choose(self.adapters, groups, name)
+        chosen = voting.choose(self.adapters, groups, name)
+        if self.adapters:
+            _log.info("adapter %s, by groups %s", chosen.name or NO_ADAPTER, dict(groups))
+        return chosen
 
     def _check_ratio(self, ratio: int | None) -> None:
         spec = self.model.spec

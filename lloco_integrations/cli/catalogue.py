@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lloco_integrations.cli.reading import Piece
 from lloco_integrations.errors import StoreError
 from lloco_integrations.paths import home
+from lloco_integrations.reading import Piece
 from lloco_integrations.store.backend import shown
 from lloco_integrations.store.sqlite_files import connect
 

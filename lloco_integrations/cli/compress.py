@@ -14,8 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from lloco_integrations.cli.options import (
-    CHUNK_OVERLAP,
-    CHUNK_SIZE,
     DeviceOption,
     ModelOption,
     StoreOption,
@@ -23,6 +21,7 @@ from lloco_integrations.cli.options import (
     report_skipped,
     store_url,
 )
+from lloco_integrations.reading import CHUNK_OVERLAP, CHUNK_SIZE
 
 if TYPE_CHECKING:
     from lloco_integrations.cli.catalogue import Catalogue
@@ -60,10 +59,10 @@ def command(
     """Compress documents into the store. Run it again at any time: only what is new or changed costs something."""
     from lloco_integrations import distributed, ray_cluster
     from lloco_integrations.cli.catalogue import Catalogue, location
-    from lloco_integrations.cli.reading import Splitting
     from lloco_integrations.cli.scan import require, scan
     from lloco_integrations.engine import Engine
     from lloco_integrations.errors import BadInput
+    from lloco_integrations.reading import Splitting
     from lloco_integrations.store import SummaryStore
 
     url = store_url(store)

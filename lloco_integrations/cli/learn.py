@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lloco_integrations.cli.options import CHUNK_OVERLAP, CHUNK_SIZE, DeviceOption, ModelOption, printable, store_url
+from lloco_integrations.cli.options import DeviceOption, ModelOption, printable, store_url
 from lloco_integrations.errors import BadInput
 
 STORE, SYNTHESIZED, LESSONS, ADAPTER, SCORECARD = "store.sqlite", "synthesized.jsonl", "questions.jsonl", "adapter", "scorecard.json"
@@ -63,9 +63,9 @@ def command(
     (out / SCORECARD).write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
     label, where = printable(name), printable(str(adapter))
     typer.echo(
-        f"\nUse it, with passages cut by SentenceSplitter(chunk_size={CHUNK_SIZE}, chunk_overlap={CHUNK_OVERLAP}) and metadata "
-        f"{{'group': {label!r}}}:\n\n  names = dict(model={model!r}, store={printable(store)!r})\n"
-        f"  llm = LLoCOLLM(**names, adapters={{{label!r}: {where!r}}})\n  postprocessor = LLoCOPostprocessor(**names, ratio=8)"
+        f"\nUse it:\n\n  names = dict(model={model!r}, store={printable(store)!r})\n"
+        f"  llm = LLoCOLLM(**names, adapters={{{label!r}: {where!r}}})\n  nodes = read_folder({printable(str(folder))!r}, group={label!r})\n"
+        f"  postprocessor = LLoCOPostprocessor(**names, ratio=8)"
     )
 
 

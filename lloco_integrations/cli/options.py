@@ -12,8 +12,6 @@ from lloco_integrations.errors import BadInput
 
 SHOWN = 20
 """Lines of a list, at most."""
-CHUNK_SIZE, CHUNK_OVERLAP = 256, 32
-"""Of a passage, in tokens as LlamaIndex counts them, unless a command is told otherwise."""
 
 StoreOption = Annotated[
     str | None,

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lloco_integrations.cli.catalogue import Catalogue, FileRecord
-from lloco_integrations.cli.reading import Splitting, Unusable, check_kind, files_under, passages
 from lloco_integrations.errors import BadInput
+from lloco_integrations.reading import Splitting, Unusable, check_kind, files_under, passages
 
 
 @dataclass

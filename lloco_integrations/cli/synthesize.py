@@ -73,7 +73,7 @@ def read(path: Path, but: set[Path]) -> tuple[list[Document], list[tuple[str, st
 
     Raises BadInput for two documents of one id, naming their files.
     """
-    from lloco_integrations.cli.reading import Unusable, documents, files_under
+    from lloco_integrations.reading import Unusable, documents, files_under
 
     found: list[Document] = []
     skipped: list[tuple[str, str]] = []

@@ -14,6 +14,7 @@ from __future__ import annotations
 from lloco_integrations.errors import MissingExtra
 
 try:
+    from lloco_integrations.llama_index.folder import read_folder
     from lloco_integrations.llama_index.ingestion import LLoCOCompress
     from lloco_integrations.llama_index.llm import LLoCOLLM
     from lloco_integrations.llama_index.node import LLoCONode
@@ -35,4 +36,5 @@ __all__ = [
     "LLoCORetriever",
     "PositionTokenizer",
     "install",
+    "read_folder",
 ]

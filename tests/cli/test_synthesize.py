@@ -13,8 +13,8 @@ import pytest
 from typer.testing import Result
 
 from lloco_integrations.cli.options import report_skipped
-from lloco_integrations.cli.reading import documents
 from lloco_integrations.evaluation.datasets import read_questions
+from lloco_integrations.reading import documents
 from lloco_integrations.training import synthesize
 from tests.cli.conftest import Call
 
@@ -91,7 +91,7 @@ def test_html_and_pdf(files: Path) -> None:
 
 
 def test_the_pages_of_a_pdf_are_one_document(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lloco_integrations.cli import reading
+    from lloco_integrations import reading
 
     (files / "book.pdf").write_bytes(b"%PDF")
     monkeypatch.setattr(reading, "_pdf", lambda path: [reading.Piece(MILL, place="page 1"), reading.Piece(TOWER, place="page 2")])

@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from lloco_integrations.cli.catalogue import Catalogue, FileRecord
-from lloco_integrations.cli.reading import Piece
 from lloco_integrations.cli.store import _size, app
 from lloco_integrations.errors import BadInput, StoreError
+from lloco_integrations.reading import Piece
 from lloco_integrations.store import SummaryStore
 from lloco_integrations.types import SummaryEmbeddings
 

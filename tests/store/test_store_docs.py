@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from lloco_integrations.cli.catalogue import Catalogue, FileRecord
-from lloco_integrations.cli.reading import Piece
 from lloco_integrations.cli.store import app
+from lloco_integrations.reading import Piece
 from lloco_integrations.store import SummaryStore
 from lloco_integrations.types import SummaryEmbeddings
 

@@ -1,4 +1,4 @@
-"""Files -> pieces of text -> passages. The only file of the command line that imports LlamaIndex."""
+"""Files -> pieces of text -> passages, for the command line and for applications that read the same files. LlamaIndex cuts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from lloco_integrations.errors import BadInput, MissingExtra
 if TYPE_CHECKING:
     from lloco_integrations.evaluation.datasets import Document
 
+CHUNK_SIZE, CHUNK_OVERLAP = 256, 32
+"""Of a passage, in tokens, unless a command is told otherwise."""
 READER = 1
 """Raised when the same file gives other passages than before; catalogued files are then read again."""
 
@@ -52,13 +54,21 @@ class Splitting:
     def splitter(self) -> Any:
         """LlamaIndex's SentenceSplitter. Raises BadInput for sizes it refuses."""
         try:
+            import llama_index.core
             from llama_index.core.node_parser import SentenceSplitter
+            from llama_index.core.utils import get_tokenizer
         except ImportError as error:
             raise MissingExtra('reading documents needs LlamaIndex: pip install "lloco_integrations[demo]"') from error
+        held = llama_index.core.global_tokenizer
+        llama_index.core.global_tokenizer = None
         try:
-            return SentenceSplitter(chunk_size=self.chunk_size, chunk_overlap=self.chunk_overlap)
+            tokenizer = get_tokenizer()  # LlamaIndex's own, whatever an application has set: the same file gives the same passages
+        finally:
+            llama_index.core.global_tokenizer = held
+        try:
+            return SentenceSplitter(chunk_size=self.chunk_size, chunk_overlap=self.chunk_overlap, tokenizer=tokenizer)
         except ValueError as error:
-            raise BadInput(f"--chunk-size {self.chunk_size} --chunk-overlap {self.chunk_overlap}: {error}") from error
+            raise BadInput(f"chunk_size {self.chunk_size}, chunk_overlap {self.chunk_overlap}: {error}") from error
 
 
 def files_under(path: Path) -> Iterator[Path]:

@@ -298,7 +298,8 @@ def _table(report: Mapping[str, Any], batches: Sequence[int]) -> list[str]:
         *lines,
         "",
         f"Answers of {report['new_tokens']} tokens, {report['dtype']}, {report['device']}. *Faster* is against raw text of that length, read by "
-        f"the same engine. The limit for a token is reading the weights once: {report['weight_bytes'] / 1e6:,.0f} MB at "
+        f"the same engine. Memory is what the process grew by on the way; what it had freed before and used again does not show. "
+        f"The limit for a token is reading the weights once: {report['weight_bytes'] / 1e6:,.0f} MB at "
         f"{report['read_bytes_per_second'] / 1e9:.0f} GB/s, {1e3 * limit:.0f} ms. {source(report, f'performance/{RESULT.name}')}",
     ]
 
@@ -324,6 +325,9 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
         if what == "token":
             axes.axhline(report["weight_bytes"] / report["read_bytes_per_second"], color="grey", linestyle=":", label="weights read once")
         axes.set(xscale="log", yscale="log", xlabel="tokens of context", ylabel="seconds", title=title)
+        lengths = sorted({cell["context"] for cell in report["cells"]})
+        axes.set_xticks(lengths, [f"{n:,}" for n in lengths])
+        axes.minorticks_off()
         axes.legend(frameon=False, fontsize=7)
     figure.savefig(path, dpi=120)
 

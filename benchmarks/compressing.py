@@ -25,6 +25,7 @@ from benchmarks.provenance import called, device_of, provenance
 from benchmarks.tables import source
 from benchmarks.timing import Spread, interleaved, shown
 from lloco_integrations.evaluation.report import write
+from lloco_integrations.reading import CHUNK_OVERLAP, CHUNK_SIZE
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from lloco_integrations.compressors.mean_pool import MeanPoolCompressor, MeanPoolEncoder
 
 RESULT = Path(__file__).parent / "results" / "performance" / "compressing.json"
-CHUNK_SIZE, CHUNK_OVERLAP = 256, 32
-"""Of ``lloco compress``."""
 TARGET = 0.85
 """Share of the limit that compressing should reach."""
 GAIN = {"cpu": 1.3, "cuda": 3.0}

@@ -22,13 +22,11 @@ from benchmarks.provenance import provenance
 from benchmarks.scale_plan import cards, demo, tables
 from benchmarks.tables import fill
 from lloco_integrations.evaluation.report import write
+from lloco_integrations.reading import CHUNK_OVERLAP, CHUNK_SIZE
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "scale.json"
 PAGE = ROOT / "docs" / "scale.md"
-
-CHUNK_SIZE, CHUNK_OVERLAP = 256, 32
-"""Of ``lloco compress``."""
 
 
 def main() -> None:

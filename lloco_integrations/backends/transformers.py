@@ -171,6 +171,7 @@ class TransformersBackend(Backend):
 
     def _read(self, prompts: Sequence[ResolvedPrompt], paths: Sequence[str | None], extra: dict[str, Any]) -> list[Prefix | None]:
         """What each prompt begins with, kept from before or read now, once for all prompts that share it. None where nothing is kept."""
+        version = sum(0 if weight.is_inference() else weight._version for weight in self._weights)  # a decoder may be trained meanwhile
         read: dict[bytes, Prefix] = {}
         found: list[Prefix | None] = []
         for i, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
@@ -179,7 +180,6 @@ class TransformersBackend(Backend):
                 found.append(None)
                 continue
             pieces = prompt.pieces[:n_pieces]
-            version = sum(0 if weight.is_inference() else weight._version for weight in self._weights)  # a decoder may be trained meanwhile
             key = prefixes.key(pieces, path and adapter_identity(path), version)
             if key not in read:
                 row = {name: values[i : i + 1] for name, values in extra.items()}

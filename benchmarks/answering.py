@@ -27,6 +27,7 @@ from benchmarks.provenance import called, provenance
 from benchmarks.tables import source
 from benchmarks.timing import Spread, shown, spread
 from lloco_integrations.backends.transformers import TransformersBackend
+from lloco_integrations.errors import LLoCOError
 from lloco_integrations.evaluation.report import write
 from lloco_integrations.types import GenerationParams, ResolvedPrompt
 
@@ -57,12 +58,13 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, default=RESULT)
     args = parser.parse_args()
-    report = measure(args)
     args.json.parent.mkdir(parents=True, exist_ok=True)
-    write(report, args.json)
+    measure(args)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """The report, which is written after each cell: what was measured stays if the machine goes away. What memory does not hold is named
+    in it, and left out."""
     from lloco_integrations.models.load import resolve_device, resolve_dtype
 
     device, dtype = resolve_device(args.device), resolve_dtype(args.dtype, resolve_device(args.device))
@@ -84,15 +86,25 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "weight_bytes": sum(weight.nbytes for weight in bare.parameters()),
         "read_bytes_per_second": _bandwidth(device),
         "cells": [],
+        "out_of_memory": [],
     }
     for batch in args.batches:
         for n in args.contexts:
             for name, ratio in {BARE: None, RAW: None, **{f"{r}x": r for r in RATIOS}}.items():
                 if (batch > 1 and name == BARE) or (batch > 1 and ratio is None and batch * n > args.largest):
                     continue
-                cell = _cell(ours, bare, name, ratio, n, batch, args.new_tokens, args.repeats if batch == 1 else 1)
-                report["cells"].append({"method": name, "context": n, "batch": batch, **cell})
-                print(json.dumps({k: v["median"] if isinstance(v, dict) else v for k, v in report["cells"][-1].items()}), flush=True)
+                which = {"method": name, "context": n, "batch": batch}
+                try:
+                    cell = _cell(ours, bare, name, ratio, n, batch, args.new_tokens, args.repeats if batch == 1 else 1)
+                except (torch.OutOfMemoryError, LLoCOError) as error:
+                    if not isinstance(error.__cause__ or error, torch.OutOfMemoryError):
+                        raise
+                    report["out_of_memory"].append(which)
+                    print(json.dumps(which), "does not fit into memory", flush=True)
+                else:
+                    report["cells"].append({**which, **cell})
+                    print(json.dumps({k: v["median"] if isinstance(v, dict) else v for k, v in report["cells"][-1].items()}), flush=True)
+                write(report, args.json)
     return report
 
 
@@ -259,10 +271,16 @@ def tables(report: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _found(report: Mapping[str, Any]) -> list[str]:
-    """The longest context at the coarsest ratio, beside the targets."""
-    longest = max(cell["context"] for cell in report["cells"])
-    cells = {cell["method"]: cell for cell in report["cells"] if (cell["context"], cell["batch"]) == (longest, 1)}
-    ours, raw, bare = (cells[name] for name in (f"{RATIOS[-1]}x", RAW, BARE))
+    """The longest context that all could read, at the coarsest ratio, beside the targets."""
+    lengths = sorted({cell["context"] for cell in report["cells"]}, reverse=True)
+    compared = (f"{RATIOS[-1]}x", RAW, BARE)
+    for longest in lengths:
+        cells = {cell["method"]: cell for cell in report["cells"] if (cell["context"], cell["batch"]) == (longest, 1)}
+        if set(compared) <= set(cells):
+            break
+    else:
+        return []
+    ours, raw, bare = (cells[name] for name in compared)
 
     def times(what: str, than: Mapping[str, Any]) -> str:
         return f"{than[what]['median'] / ours[what]['median']:.1f}x"
@@ -294,8 +312,10 @@ def _table(report: Mapping[str, Any], batches: Sequence[int]) -> list[str]:
             f"| {shown(cell['whole'])} | {_times(raw, cell, 'first')} | {_times(raw, cell, 'whole')} | {cell['peak_bytes'] / 1e6:,.0f} |"
         )
     limit = report["weight_bytes"] / report["read_bytes_per_second"]
+    too_large = [f"{c['method']} at {c['context']:,} tokens" for c in report.get("out_of_memory", []) if c["batch"] in batches]
     return [
         *lines,
+        *(["", f"Did not fit into memory: {', '.join(too_large)}."] if too_large else []),
         "",
         f"Answers of {report['new_tokens']} tokens, {report['dtype']}, {report['device']}. *Faster* is against raw text of that length, read by "
         f"the same engine. Memory is what the process grew by on the way; what it had freed before and used again does not show. "

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from benchmarks import performance
+from benchmarks import answering, performance
 from benchmarks.tables import between
 from tests import tiny
 
@@ -84,3 +86,24 @@ def test_a_script_runs_and_its_tables_have_a_place(name: str, tmp_path: Path, mo
     if hasattr(script, "plot"):
         script.plot(found, tmp_path / "plot.png")
         assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_what_does_not_fit_into_memory_is_named_and_the_rest_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = answering._cell
+
+    def cell(ours: Any, bare: Any, name: str, ratio: int | None, n: int, *rest: int) -> dict[str, Any]:
+        if (name, n) == (answering.RAW, 256):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return measured(ours, bare, name, ratio, n, *rest)
+
+    monkeypatch.setattr(answering, "_cell", cell)
+    monkeypatch.setattr(answering, "_bandwidth", lambda device: 1e9)
+    report = tmp_path / "report.json"
+    options = ["--shape", "tiny", "--device", "cpu", "--dtype", "float32", "--contexts", "128,256", "--batches", "1", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks.answering", *options, "--new-tokens", "2", "--json", str(report)])
+    answering.main()
+    found = json.loads(report.read_text())
+    assert found["out_of_memory"] == [{"method": "raw text", "context": 256, "batch": 1}]
+    table = "\n".join(answering.tables(found)["answering"])
+    assert "Did not fit into memory: raw text at 256 tokens." in table and "| 256 | 32x |" in table
+    assert "At 128 tokens and 32x" in table

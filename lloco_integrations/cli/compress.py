@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from lloco_integrations.cli.options import (
@@ -21,6 +20,7 @@ from lloco_integrations.cli.options import (
     report_skipped,
     store_url,
 )
+from lloco_integrations.cli.screen import LongWork
 from lloco_integrations.reading import CHUNK_OVERLAP, CHUNK_SIZE
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ def command(
     else:
         require(paths, None)
         fingerprint, files = _fingerprint(Engine(model, url, device=device), None)
-    console = Console(stderr=True)
-    with SummaryStore.open(url, storage=storage) as opened, Catalogue.open(url) as catalogue, _progress(console) as progress:
+    with SummaryStore.open(url, storage=storage) as opened, Catalogue.open(url) as catalogue, _progress() as progress:
         if files is not None:
             catalogue.keep_fingerprint(files, fingerprint)
         task = progress.add_task("reading files", total=None, unit="")
@@ -154,7 +153,7 @@ def _missing(store: SummaryStore, fingerprint: str, texts: Sequence[str], group:
     return [t for t, info in infos if info is None], [t for t, info in infos if info is not None and info.group != group]
 
 
-def _compress(engine: Engine, texts: Sequence[str], group: str | None, progress: Progress) -> tuple[int, float]:
+def _compress(engine: Engine, texts: Sequence[str], group: str | None, progress: LongWork) -> tuple[int, float]:
     """Compresses ``texts`` batch by batch, each durable before the next. Returns tokens done and tokens a second."""
     task = progress.add_task("loading the model", total=None, unit="")
     model = engine.model
@@ -203,6 +202,6 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:,.0f} {unit}/s" if speed and unit else "")
 
 
-def _progress(console: Console) -> Progress:
+def _progress() -> LongWork:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return LongWork(*columns)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from lloco_integrations.cli.options import DeviceOption, ModelOption, printable
+from lloco_integrations.cli.screen import LongWork, screen
 from lloco_integrations.errors import BadInput
 
 if TYPE_CHECKING:
@@ -86,12 +86,11 @@ def run(settings: Settings, picture: Path | None, command: str) -> None:
         report.write(made, settings.out)
 
     columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(file=sys.stderr)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with LongWork(*columns) as bar:
         task = bar.add_task("loading", total=None)
         scorecard.measure(settings, finish, lambda row, done, all_: bar.update(task, description=row, completed=done, total=all_))
-    screen = Console()
-    screen.print(table.table(made, screen.width))
+    console = screen()
+    console.print(table.table(made, console.width))
     for note in table.notes(made):
         typer.echo(printable(note))
     typer.echo(

@@ -119,11 +119,13 @@ def train(
 ) -> None:
     """Train, with a progress bar."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+    from lloco_integrations.cli.screen import LongWork
     from lloco_integrations.training.finetune import finetune
 
-    console = Console(stderr=True, quiet=team is not None and not team.is_main_process)
+    quiet = team is not None and not team.is_main_process
+    console = Console(stderr=True, quiet=quiet)
     n_held = sum(len(c.questions) for c in lessons.validation)
     whose = "of other documents" if lessons.held_out == "documents" else "about the same documents"
     console.print(
@@ -133,7 +135,7 @@ def train(
         soft_wrap=True,
     )
     columns = (TextColumn("learning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[now]}"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with LongWork(*columns, quiet=quiet) as bar:
         task = bar.add_task("learning", total=None, now="")
 
         def show(done: int, steps: int, row: dict[str, float]) -> None:
@@ -147,20 +149,19 @@ def train(
 
 def scorecard(model: LLoCOModel, store: SummaryStore, lessons: Lessons, adapter: Path, config: FinetuneConfig, limit: int) -> list[Line]:
     """Show what the adapter changed on held-out questions."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
+    from lloco_integrations.cli.screen import LongWork, screen
     from lloco_integrations.evaluation.before_after import before_after, verdict
 
-    errors = Console(stderr=True)
     columns = (TextColumn("asking"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+    with LongWork(*columns) as bar:
         task = bar.add_task("asking", total=None)
         ratios = sorted(config.ratios(model))
         lines = before_after(
             model, store, lessons, str(adapter), ratios, limit=limit, progress=lambda n, all_: bar.update(task, completed=n, total=all_)
         )
-    Console().print(_table(lines))
+    screen().print(_table(lines))
     typer.echo(verdict(lines))
     return lines
 

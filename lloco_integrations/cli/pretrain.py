@@ -108,7 +108,9 @@ def command(
     """
     import torch
     from accelerate import Accelerator
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+    from lloco_integrations.cli.screen import LongWork
     from lloco_integrations.models.load import resolve_device, resolve_dtype
     from lloco_integrations.prompting import Prompter
     from lloco_integrations.training import export, trainee
@@ -201,8 +203,9 @@ def command(
         text_share=text_share,
     )
     watched = held_out_batches(unseen, sampler, ratios[:4] if reads is Reads.summary else ())
-    show = _Bar(steps, quiet=not team.is_main_process)
-    with show:
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[now]}"))
+    with LongWork(*columns, quiet=not team.is_main_process) as bar:
+        task = bar.add_task("training", total=steps, now="")
         pretrain(
             learner,
             sampler,
@@ -213,7 +216,7 @@ def command(
             save_every=save_every,
             evaluate=lambda t: held_out_losses(t, watched),
             evaluate_every=evaluate_every,
-            progress=show.update,
+            progress=lambda done, row: bar.update(task, completed=done, now=f"ratio {row['ratio']:.0f}  loss {row['loss']:.3f}"),
         )
     if not team.is_main_process:
         return
@@ -282,24 +285,3 @@ def _parsed(ratio_mix: str, known: tuple[int, ...]) -> dict[int, float]:
     if not set(weights) <= {1, *known} or min(weights.values()) < 0 or sum(weights.values()) <= 0:
         raise BadInput(f"--ratio-mix {ratio_mix!r}: give ratios of {(1, *known)} weights that are not negative and not all 0")
     return weights
-
-
-class _Bar:
-    """The progress of a run; nothing is shown by processes other than the first."""
-
-    def __init__(self, steps: int, *, quiet: bool) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[now]}"))
-        self.bar = Progress(*columns, disable=quiet)
-        self.task = self.bar.add_task("training", total=steps, now="")
-
-    def update(self, step: int, row: dict[str, float]) -> None:
-        self.bar.update(self.task, completed=step, now=f"ratio {row['ratio']:.0f}  loss {row['loss']:.3f}")
-
-    def __enter__(self) -> _Bar:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()

@@ -12,12 +12,12 @@ from itertools import islice
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from lloco_integrations.cli.screen import LongWork, screen
 from lloco_integrations.errors import BadInput, DamagedEntry
 from lloco_integrations.store import EntryInfo, SummaryStore, Totals
 from lloco_integrations.store.backend import shown
@@ -32,12 +32,13 @@ StoreOption = Annotated[
     str | None,
     typer.Option("--store", help="Address such as sqlite:///path, redis://host:port/db or s3://bucket/prefix; else the default."),
 ]
+AddressArgument = Annotated[str | None, typer.Argument(metavar="[ADDRESS]", help="The same as --store.", show_default=False)]
 
 
 @app.command()
-def stats(store: StoreOption = None) -> None:
+def stats(address: AddressArgument = None, store: StoreOption = None) -> None:
     """Totals of a store, also per compressor."""
-    with _open(store) as opened:
+    with _open(address, store) as opened:
         found = opened.stats()
         table = Table(title=Text(f"{shown(opened.url)} ({opened.storage})"))
     for name in ("compressor", "entries", "vectors", "source tokens", "ratio", "size"):
@@ -46,7 +47,7 @@ def stats(store: StoreOption = None) -> None:
         table.add_row(Text(fingerprint), *_row(totals))
     table.add_section()
     table.add_row("all", *_row(found))
-    console = Console()
+    console = screen()
     console.print(table)
     if found.unreadable:
         console.print(f"{found.unreadable} entries are damaged; list them with: lloco store verify")
@@ -54,6 +55,7 @@ def stats(store: StoreOption = None) -> None:
 
 @app.command("ls")
 def list_entries(
+    address: AddressArgument = None,
     store: StoreOption = None,
     limit: Annotated[int, typer.Option(min=1, help="Show at most so many entries.")] = 100,
     group: Annotated[str | None, typer.Option(help="Only entries of this group.")] = None,
@@ -63,7 +65,7 @@ def list_entries(
     for name in ("key", "vectors", "tokens", "window", "group", "compressor", "size", "stored"):
         numeric = name in ("vectors", "tokens", "window", "size")
         table.add_column(name, justify="right" if numeric else "left", no_wrap=name == "key")
-    with _open(store) as opened:
+    with _open(address, store) as opened:
         keys = opened.keys()
         rows = ((key, info) for key in keys if (info := _info(opened, key)) is not None)
         wanted = ((key, info) for key, info in rows if group is None or (isinstance(info, EntryInfo) and info.group == group))
@@ -75,16 +77,16 @@ def list_entries(
         stored = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.created))
         cells = (f"{info.n_vectors:,}", f"{info.n_tokens:,}", str(info.window or "-"), info.group or "-")
         table.add_row(key, *map(Text, cells), Text(info.fingerprint[:12]), decimal(info.nbytes), stored)
-    console = Console()
+    console = screen()
     console.print(table)
     if len(shown) > limit:
         console.print(f"There are more than {limit}; show them with --limit.")
 
 
 @app.command()
-def verify(store: StoreOption = None) -> None:
+def verify(address: AddressArgument = None, store: StoreOption = None) -> None:
     """Read and check every entry. Lists damaged ones and exits with 1 if there are any."""
-    with _open(store) as opened, _progress() as progress:
+    with _open(address, store) as opened, _progress() as progress:
         damaged = opened.verify(_counting(progress, "checking"))
         count = opened.stats().entries
     for key in damaged:
@@ -100,6 +102,7 @@ def verify(store: StoreOption = None) -> None:
 
 @app.command()
 def gc(
+    address: AddressArgument = None,
     store: StoreOption = None,
     damaged: Annotated[bool, typer.Option("--damaged", help="Damaged entries.")] = False,
     older_than: Annotated[float | None, typer.Option(min=0, help="Entries stored more than so many days ago.")] = None,
@@ -123,7 +126,7 @@ def gc(
         )
     age = None if older_than is None else older_than * _DAY
     limit = None if max_bytes is None else _size(max_bytes)
-    with _open(store) as opened:
+    with _open(address, store) as opened:
         reachable = _reachable(opened) if unreachable else None
         doomed = opened.find_garbage if not yes else opened.gc
         found = doomed(
@@ -150,7 +153,7 @@ def copy(
     destination: Annotated[str, typer.Argument(metavar="DST", help="Address of an empty place, or of an earlier copy of the same store.")],
 ) -> None:
     """Copy a store to another place: all keys stay valid. Run it again to go on, or to bring a copy up to date."""
-    with _open(source) as opened, _progress() as progress:
+    with _open(source, None) as opened, _progress() as progress:
         report = opened.copy_to(destination, progress=_counting(progress, "copying"))
         _copy_catalogue(opened.url, open_backend(destination).url)
     typer.echo(f"Copied {report.copied:,} entries, {report.present:,} were there already.")
@@ -206,19 +209,21 @@ def _size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def _progress() -> Progress:
+def _progress() -> LongWork:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True))
+    return LongWork(*columns)
 
 
-def _counting(progress: Progress, what: str) -> Callable[[int, int], None]:
+def _counting(progress: LongWork, what: str) -> Callable[[int, int], None]:
     task = progress.add_task(what, total=None)
     return lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _open(store: str | None) -> SummaryStore:
-    """An existing store: looking at a mistyped address must not make one."""
-    return SummaryStore.open(store, create=False)
+def _open(address: str | None, store: str | None) -> SummaryStore:
+    """An existing store, named either way: looking at a mistyped address must not make one."""
+    if address and store and address != store:
+        raise BadInput(f"two stores are named, {shown(address)} and --store {shown(store)}; name one")
+    return SummaryStore.open(address or store, create=False)
 
 
 def _info(store: SummaryStore, key: str) -> EntryInfo | DamagedEntry | None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from lloco_integrations.cli.options import SHOWN, DeviceOption, ModelOption, printable, report_skipped
+from lloco_integrations.cli.screen import LongWork
 from lloco_integrations.errors import BadInput
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def command(
         )
     ask = load_llm(llm) if llm is not None else None
     columns = (TextColumn("{task.description:<24.24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with LongWork(*columns) as bar:
         task = bar.add_task("loading" if check else "", total=None)
         made = synthesize(
             found,

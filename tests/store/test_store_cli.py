@@ -53,6 +53,22 @@ def test_ls(filled: SummaryStore) -> None:
     assert "more than 1" in call("ls", "--limit", "1").output
 
 
+@pytest.mark.parametrize("command", ["stats", "ls", "verify"])
+def test_a_store_can_be_named_without_an_option(command: str, filled: SummaryStore, tmp_path: Path) -> None:
+    assert call(command, filled.url).output == call(command, "--store", filled.url).output
+    nowhere = f"sqlite:///{tmp_path}/nowhere.db"
+    assert isinstance(call(command, nowhere).exception, StoreError)
+    assert isinstance(call(command, filled.url, "--store", nowhere).exception, BadInput)
+
+
+def test_tables_in_a_pipe_are_as_wide_as_what_they_hold(filled: SummaryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS")
+    output = call("ls").output
+    key = filled.key("fp", "one")
+    line = next(line for line in output.splitlines() if key in line)
+    assert "[law]" in line and "…" not in output
+
+
 def test_verify(filled: SummaryStore, rewrite: Any) -> None:
     result = call("verify")
     assert result.exit_code == 0

@@ -34,7 +34,7 @@ $(VLLM)/installed: pyproject.toml constraints.txt
 test-vllm: $(VLLM)/installed  ## against a real vLLM server on the CPU, in an environment of its own (2.5 GB)
 	$(VLLM)/bin/python -m pytest tests/vllm
 
-bench: $(STAMP)  ## measure speed on this machine and write docs/performance.md, half an hour on two cores
+bench: $(STAMP)  ## measure speed on this machine and write docs/performance.md, some twenty minutes on two cores
 	$(BIN)/python -m benchmarks.performance --measure
 
 lint: $(STAMP)  ## ruff and mypy

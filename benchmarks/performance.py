@@ -1,7 +1,7 @@
 """The tables and plots of docs/performance.md, from the reports of the scripts that measure speed.
 
 python -m benchmarks.performance            # the page again, from the committed reports
-python -m benchmarks.performance --measure  # first measure all of it on this machine: half an hour on two cores
+python -m benchmarks.performance --measure  # first measure all of it on this machine: some twenty minutes on two cores
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class LongWork(Progress):
         if self.console.is_terminal or time.monotonic() - self._said < SECONDS:
             return
         self._said = time.monotonic()
-        task = self._tasks[task_id]
+        task = next(task for task in self.tasks if task.id == task_id)
         parts = [f"{task.description}:", f"{task.completed:,.0f}" + (f" of {task.total:,.0f}" if task.total else "")]
         parts += [now] if (now := task.fields.get("now")) else []
         self.console.print(" ".join(parts), highlight=False, markup=False, soft_wrap=True)

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.table import Table
 from rich.text import Text
 
+from lloco_integrations.cli.options import StoreOption
 from lloco_integrations.cli.screen import LongWork, screen
 from lloco_integrations.errors import BadInput, DamagedEntry
 from lloco_integrations.store import EntryInfo, SummaryStore, Totals
@@ -28,10 +29,6 @@ app = typer.Typer(help="The store of summary embeddings: what it holds, whether 
 _DAY = 86400.0
 _SHOWN = 20
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-StoreOption = Annotated[
-    str | None,
-    typer.Option("--store", help="Address such as sqlite:///path, redis://host:port/db or s3://bucket/prefix; else the default."),
-]
 AddressArgument = Annotated[str | None, typer.Argument(metavar="[ADDRESS]", help="The same as --store.", show_default=False)]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from lloco_integrations.errors import BadInput, IncompatibleAdapter, LLoCOError, PromptTooLong
 from lloco_integrations.models import LLoCOModel, load_model
@@ -23,13 +24,18 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(save_adapter(tmp_path_factory.mktemp("adapters") / name, seed)) for name, seed in (("law", 1), ("fairy", 2))}
 
 
-def save_adapter(path: Path, seed: int, hidden: int = 32) -> Path:
+def save_adapter(path: Path, seed: int, hidden: int = 32, whole: list[str] | None = None) -> Path:
     from peft import LoraConfig, get_peft_model
 
     base = tiny.decoder(hidden=hidden)
     torch.manual_seed(seed)
-    config = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    config = LoraConfig(
+        r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], modules_to_save=whole, task_type="CAUSAL_LM", init_lora_weights=False
+    )
     model = get_peft_model(base, config)
+    for name, parameter in model.named_parameters():
+        if "modules_to_save" in name:
+            parameter.data += torch.randn_like(parameter)
     model.save_pretrained(path)
     return path
 
@@ -140,6 +146,40 @@ def test_adapters_leave_the_base_and_the_compressor_alone(tiny_model: str, model
     plain = load_model(tiny_model, device="cpu", dtype="float32")
     assert model.generate(["one"], PARAMS) == plain.generate(["one"], PARAMS)
     assert torch.equal(model.compress(["some text"])[0].vectors, plain.compress(["some text"])[0].vectors)
+
+
+def test_changing_adapters_leaves_every_layer_as_peft_does(model: LLoCOModel) -> None:
+    model.generate(["one"] * 2, PARAMS, adapters=["law", "fairy"])
+    held = model.backend.adapters  # type: ignore[attr-defined]
+    layers = [m for m in held.model.modules() if isinstance(m, BaseTunerLayer)]
+    assert layers
+    of_path = dict(zip(held.loaded, held.model.peft_config, strict=True))
+
+    def state() -> list[tuple[list[str], bool]]:
+        return [(layer.active_adapters, layer.disable_adapters) for layer in layers]
+
+    for path in (*held.loaded, None, *held.loaded):
+        held.choose([path], 8)
+        ours = state()
+        with torch.inference_mode():
+            if path is None:
+                held.model.base_model.disable_adapter_layers()
+            else:
+                held.model.base_model.enable_adapter_layers()
+                held.model.set_adapter(of_path[path])
+        assert ours == state()
+
+
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings")
+def test_changing_to_an_adapter_that_replaces_a_whole_module(tiny_model: str, adapters: dict[str, str], tmp_path: Path) -> None:
+    paths = {**adapters, "head": str(save_adapter(tmp_path / "head", 3, whole=["lm_head"]))}
+    alone = {}
+    for name in (*paths, "none"):
+        alone[name] = load_model(tiny_model, adapters=paths, device="cpu", dtype="float32").generate(["one"], PARAMS, adapters=[name])
+    assert len({made[0].text for made in alone.values()}) == 4
+    model = load_model(tiny_model, adapters=paths, device="cpu", dtype="float32")
+    for name in ("law", "head", "none", "fairy", "head", "law", "none"):
+        assert model.generate(["one"], PARAMS, adapters=[name]) == alone[name]
 
 
 def test_adapters_that_do_not_fit(tiny_model: str, tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ class Adapters:
         self._names = itertools.count()
         self._applied: str | None = None
         """The adapter that all rows run under, ``_NO_ADAPTER``, ``_MIXED``, or None if that is not known."""
+        self._layers: list[Any] | None = None
+        """The layers that adapters are on, where that is all that changing over takes: peft's own way passes through all modules and
+        the gradients of every adapter in memory, 24 to 59 ms on the embedded default. None where an adapter replaces whole modules."""
 
     def choose(self, paths: Sequence[str | None], limit: int) -> dict[str, Any]:
         """Make the rows of the next batch run under the adapters at ``paths`` and return the extra arguments for ``generate``.
@@ -64,7 +67,12 @@ class Adapters:
     def _apply(self, name: str) -> None:
         if name == self._applied:
             return
-        if name == _NO_ADAPTER:
+        if self._layers is not None:
+            for layer in self._layers:
+                layer._disable_adapters = name == _NO_ADAPTER
+                if name not in (_NO_ADAPTER, _MIXED):
+                    layer._active_adapter = [name]
+        elif name == _NO_ADAPTER:
             self.model.base_model.disable_adapter_layers()
         else:
             self.model.base_model.enable_adapter_layers()
@@ -79,6 +87,8 @@ class Adapters:
 
     def _load(self, path: str, identity: str) -> _Loaded:
         from peft import PeftModel
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils import AuxiliaryTrainingWrapper
 
         self._check(path)
         self._applied = None
@@ -95,6 +105,9 @@ class Adapters:
                 f"the adapter at {path} does not fit this decoder: {error}; it was trained for another base model"
             ) from error
         self.model.eval()
+        modules = list(self.model.modules())
+        whole = any(isinstance(m, AuxiliaryTrainingWrapper) for m in modules)
+        self._layers = None if whole else [m for m in modules if isinstance(m, BaseTunerLayer)]
         return _Loaded(name, identity)
 
     def _delete(self, held: _Loaded) -> None:

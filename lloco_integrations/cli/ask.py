@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from lloco_integrations.cli.options import DeviceOption, ModelOption, StoreOption, printable, store_url
+from lloco_integrations.cli.screen import LongWork
 
 if TYPE_CHECKING:
     from lloco_integrations.cli.catalogue import Catalogue, Passage
@@ -82,14 +81,15 @@ def search(catalogue: Catalogue, embedder: Embedder, question: str, top_k: int) 
         return []
     vectors = catalogue.vectors(embedder.name)
     todo = [p for p in passages if p.digest not in vectors]
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not (todo and console.is_terminal)) as progress:
-        for at in progress.track(range(0, len(todo), _BATCH), description="indexing passages for search"):
+    with LongWork(quiet=not todo) as bar:
+        task = bar.add_task("indexing passages for search", total=len(todo))
+        for at in range(0, len(todo), _BATCH):
             some = todo[at : at + _BATCH]
             rows = embedder.embed([p.searchable for p in some])
             fresh = [(p.digest, row.astype("<f4").tobytes()) for p, row in zip(some, rows, strict=True)]
             vectors.update(fresh)
             catalogue.keep_vectors(embedder.name, fresh)
+            bar.update(task, completed=at + len(some))
     matrix = np.stack([np.frombuffer(vectors[p.digest], dtype="<f4") for p in passages])
     scores = matrix @ embedder.embed([question])[0]
     best = np.argsort(-scores, kind="stable")[:top_k]

@@ -64,7 +64,8 @@ def export_autocompressor(trainee: SummaryTokenTrainee, out: Path, tokenizer: An
 def start_from(trainee: Trainee, weights: Path) -> None:
     """Put the weights that ``export`` or ``export_adapter`` wrote into ``trainee``.
 
-    Salience may be new. Raises IncompatibleAdapter if they are of another base, rank or encoder.
+    Salience may be new, and the trainee's rank higher: what it reads is then the same, and there is more to learn. Raises
+    IncompatibleAdapter if they are of another base or encoder, or of a higher rank.
     """
     whole = (weights / "decoder").is_dir()
     try:
@@ -76,7 +77,8 @@ def start_from(trainee: Trainee, weights: Path) -> None:
             projector.load_state_dict({**fresh, **load_file(weights / "projector.safetensors")})
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise IncompatibleAdapter(
-            f"cannot start from the weights in {weights}: {brief(error)}; they must be of the same base, rank and encoder layers"
+            f"cannot start from the weights in {weights}: {brief(error)}; they must be of the same base and encoder layers, "
+            f"and of no higher rank"
         ) from error
 
 
@@ -94,10 +96,20 @@ def _save_lora(model: Any, out: Path, base_name: str) -> None:
 
 
 def _put(model: Any, path: Path) -> None:
-    from peft import set_peft_model_state_dict
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    loaded: Any = set_peft_model_state_dict(model, load_file(path))
+    fresh = get_peft_model_state_dict(model)
+    kept = {key: _widened(key, tensor, fresh[key]) if key in fresh else tensor for key, tensor in load_file(path).items()}
+    loaded: Any = set_peft_model_state_dict(model, kept)
     if loaded.unexpected_keys:
         raise KeyError(f"{path} has {loaded.unexpected_keys[0]!r}")
     if missing := [k for k in loaded.missing_keys if "lora_" in k and ".default." in k]:
         raise KeyError(f"{path} lacks {missing[0]!r}")
+
+
+def _widened(key: str, tensor: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
+    """``tensor`` with what a LoRA of higher rank has more: rows of A as they were drawn, columns of B, which are zero and so add nothing."""
+    rank, width = (0, 1) if ".lora_A." in key else (1, 0)
+    if tensor.ndim != 2 or tensor.shape[width] != fresh.shape[width] or tensor.shape[rank] >= fresh.shape[rank]:
+        return tensor
+    return torch.cat([tensor, fresh.narrow(rank, tensor.shape[rank], fresh.shape[rank] - tensor.shape[rank]).to(tensor)], rank)

@@ -68,10 +68,24 @@ def test_a_rival_starts_from_the_decoder_alone(tmp_path: Path) -> None:
     assert not all(torch.equal(p, mine[n]) for n, p in theirs.items())
 
 
+@torch.no_grad()
+def test_a_higher_rank_goes_on_from_the_same_losses(files: tuple[Path, Path], tmp_path: Path) -> None:
+    model = trainee().eval()
+    stir(model)
+    model.encoder.projector.slots.data = model.encoder.projector.slots.to(torch.bfloat16).float()
+    export(model, tmp_path / "weights", RECIPE, "tiny")
+    wider = trainee(lora=LoraSettings(2 * LORA.rank, 2 * LORA.alpha)).eval()
+    start_from(wider, tmp_path / "weights")
+    batch = sampler(files).batch(0)
+    torch.testing.assert_close(wider(batch), model(batch), atol=1e-6, rtol=1e-6)
+    grown = next(p for n, p in wider.named_parameters() if n.startswith("decoder.") and "lora_A" in n)
+    assert grown.shape[0] == 2 * LORA.rank and grown[LORA.rank :].any(), "new directions that nothing can be learnt along"
+
+
 @pytest.mark.parametrize("change", [{"lora": LoraSettings(2, 4)}, {"encoder_layers": 2}], ids=["rank", "layers"])
 def test_weights_of_another_recipe_are_refused(change: dict[str, object], tmp_path: Path) -> None:
     export(trainee(), tmp_path / "weights", RECIPE, "tiny")
-    with pytest.raises(IncompatibleAdapter, match="cannot start from the weights in .*same base, rank and encoder layers"):
+    with pytest.raises(IncompatibleAdapter, match="cannot start from the weights in .*same base and encoder layers, and of no higher rank"):
         start_from(trainee(**change), tmp_path / "weights")
     with pytest.raises(IncompatibleAdapter, match="cannot start from the weights in .*nowhere"):
         start_from(trainee(), tmp_path / "nowhere")

@@ -28,7 +28,12 @@ COMMON = "--steps 60 --lr 4e-4 --warmup 10 --decay 0.7 --ratio-mix 4:0.6,8:0.4 -
 ROWS = {
     "control": ("the recipe as it is", ""),
     "kl": ("half of the loss is the divergence from a teacher that reads the text", "--teacher {teacher} --teacher-weight 0.5"),
+    "rank64": ("LoRAs of rank 64, begun as the weights' rank 16 with directions to spare", "--rank 64"),
     "noquotes": ("no quotes", "--quotes 0"),
+    "text": (
+        "half of the steps on plain text: to be repeated, to be gone on with, and quotes",
+        "--texts text_peps.train --texts text_100_english_novels.train --text-share 0.5",
+    ),
     "quotes4x64": ("four quotes of 64 tokens and two questions a document", "--quotes 4 --quote-tokens 64 --questions 2"),
 }
 COLUMNS = ("none", "raw", "2x", "4x", "8x", "16x")

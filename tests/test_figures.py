@@ -19,6 +19,7 @@ from benchmarks import (
     scorecards,
     serving,
     soak,
+    unpacking,
 )
 from benchmarks.tables import between
 
@@ -58,6 +59,10 @@ def test_the_tables_of_training_are_the_benchmark(monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(ROOT)
     text = ablations.PAGE.read_text()
     assert ablations.page(text) == text and "| control |" in text
+
+
+def test_where_the_answers_go_wrong_is_the_benchmark() -> None:
+    assert "\n".join(unpacking.table(json.loads(unpacking.RESULT.read_text()))) in unpacking.PAGE.read_text()
 
 
 def test_the_learning_curve_is_the_benchmark() -> None:

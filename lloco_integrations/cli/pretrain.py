@@ -61,7 +61,8 @@ def command(
         Reads, typer.Option(help="What the decoder learns to read; raw and none make the scorecard's rivals.")
     ] = Reads.summary,
     start_from: Annotated[
-        Path | None, typer.Option(help="Begin with these weights (a weights/ folder, or a LoRA for raw and none).")
+        Path | None,
+        typer.Option(help="Begin with these weights (a weights/ folder, or a LoRA for raw and none); --rank may be higher than theirs."),
     ] = None,
     teacher: Annotated[Path | None, typer.Option(help="LoRA of a decoder that reads text, to be imitated.")] = None,
     teacher_weight: Annotated[float, typer.Option(help="Share of the loss that is the divergence from the teacher.")] = 0.5,

@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--adapters", type=numbers, default=[0, 1, 4, 8], help="loaded")
     parser.add_argument("--new-tokens", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3, help="of compressing")
-    parser.add_argument("--questions", type=int, default=8, help="under adapters, and under none, by number of adapters")
+    parser.add_argument("--questions", type=int, default=32, help="under adapters, and under none, by number of adapters")
     args = parser.parse_args()
     report = measure(args)
     args.json.parent.mkdir(parents=True, exist_ok=True)

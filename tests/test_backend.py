@@ -180,6 +180,8 @@ def test_changing_to_an_adapter_that_replaces_a_whole_module(tiny_model: str, ad
     model = load_model(tiny_model, adapters=paths, device="cpu", dtype="float32")
     for name in ("law", "head", "none", "fairy", "head", "law", "none"):
         assert model.generate(["one"], PARAMS, adapters=[name]) == alone[name]
+    with pytest.raises(IncompatibleAdapter, match=r"head\) replaces whole modules.*ask under one adapter at a time"):
+        model.generate(["one"] * 2, PARAMS, adapters=["law", "head"])
 
 
 def test_adapters_that_do_not_fit(tiny_model: str, tmp_path: Path) -> None:

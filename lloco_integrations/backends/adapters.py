@@ -37,13 +37,13 @@ class Adapters:
         """The adapter that all rows run under, ``_NO_ADAPTER``, ``_MIXED``, or None if that is not known."""
         self._layers: list[Any] | None = None
         """The layers that adapters are on, where that is all that changing over takes: peft's own way passes through all modules and
-        the gradients of every adapter in memory, 24 to 59 ms on the embedded default. None where an adapter replaces whole modules."""
+        the gradients of every adapter in memory, tens of milliseconds. None where an adapter replaces whole modules."""
 
     def choose(self, paths: Sequence[str | None], limit: int) -> dict[str, Any]:
         """Make the rows of the next batch run under the adapters at ``paths`` and return the extra arguments for ``generate``.
 
         An adapter whose files have changed is loaded again. At most ``limit`` stay in memory, or as many as this batch needs. Raises
-        IncompatibleAdapter for one that cannot be found or does not fit.
+        IncompatibleAdapter for one that cannot be found or does not fit, and for several where one replaces whole modules.
         """
         needed = {path: adapter_identity(path) for path in dict.fromkeys(paths) if path is not None}
         for path, identity in needed.items():
@@ -61,6 +61,11 @@ class Adapters:
         if len(set(names)) == 1:  # a quarter faster than choosing row by row
             self._apply(names[0])
             return {}
+        if self._layers is None:
+            raise IncompatibleAdapter(
+                f"one of the adapters in memory ({', '.join(self._loaded)}) replaces whole modules (modules_to_save), so prompts under several "
+                f"adapters cannot share a batch; ask under one adapter at a time, or learn it without modules_to_save"
+            )
         self._apply(_MIXED)
         return {"adapter_names": names}
 

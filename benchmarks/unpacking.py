@@ -31,7 +31,7 @@ from lloco_integrations.training.base import load_base_model
 from lloco_integrations.training.contexts import Context, load_contexts
 from lloco_integrations.training.data import Batch, context_key, share_prefix
 from lloco_integrations.training.export import start_from
-from lloco_integrations.training.templates import PLAIN
+from lloco_integrations.training.templates import PLAIN, QUOTE
 from lloco_integrations.training.trainee import MeanPoolTrainee
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ SHIPPED = Path(__file__).parent.parent / "lloco_integrations" / "models" / "weig
 READS = {"none": None, "raw": 1, "4x": 4, "8x": 8}
 AROUND = 32
 COARSEST = 8
-LEAD, QUOTE = 8, 32
+LEAD, QUOTED = 8, 32
 INSTEAD = ("right", "same vector", "document", "elsewhere")
 
 
@@ -88,7 +88,7 @@ def measure(weights: Path, documents: int) -> dict[str, Any]:
             low = max(0, at - AROUND // 2) // COARSEST * COARSEST
             answers.append(Prompt(context.ids, question.question, target))
             around.append(Prompt(context.ids[low : low + AROUND], question.question, target))
-    quotes = [_quote(c, turn, prompter) for c in chosen for turn in range(2) if len(c.ids) >= LEAD + QUOTE]
+    quotes = [_quote(c, turn, prompter) for c in chosen for turn in range(2) if len(c.ids) >= LEAD + QUOTED]
     losses: dict[str, dict[str, float]] = {"around": {}, "whole": {}, "quotes": {}}
     tokens: dict[str, dict[str, float]] = {}
     instead: dict[str, dict[str, float]] = {}
@@ -134,9 +134,9 @@ def _place(context: Context, question: Question, text_ids: Callable[[str], list[
 
 
 def _quote(context: Context, turn: int, prompter: Prompter) -> Prompt:
-    at = random.Random(f"{turn}{context.ids}").randrange(len(context.ids) - LEAD - QUOTE + 1)
+    at = random.Random(f"{turn}{context.ids}").randrange(len(context.ids) - LEAD - QUOTED + 1)
     lead = prompter.text_of(context.ids[at : at + LEAD]).strip()
-    return Prompt(context.ids, f'Which words follow "{lead}"?', context.ids[at + LEAD :][:QUOTE])
+    return Prompt(context.ids, QUOTE.format(lead), context.ids[at + LEAD :][:QUOTED])
 
 
 @torch.no_grad()

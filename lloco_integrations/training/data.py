@@ -12,7 +12,7 @@ from lloco_integrations import placeholder
 from lloco_integrations.errors import BadInput
 from lloco_integrations.placeholder import KEY_LENGTH, Placeholder
 from lloco_integrations.prompting import flatten
-from lloco_integrations.training.templates import CONTINUE, NO_ANSWER, PLAIN, REPEAT, TEMPLATES, Template
+from lloco_integrations.training.templates import CONTINUE, NO_ANSWER, PLAIN, QUOTE, REPEAT, TEMPLATES, Template
 
 if TYPE_CHECKING:
     from lloco_integrations.prompting import Prompter, Segment
@@ -229,7 +229,7 @@ class Sampler:
         at = rng.randrange(max(1, len(context.ids) - mix.quote_lead - 7))
         lead = self.prompter.text_of(context.ids[at : at + mix.quote_lead])
         rest = context.ids[at + mix.quote_lead :][: mix.quote_tokens]
-        return self._segments(template, text, f'Which words follow "{lead.strip()}"?'), rest, mix.quote_weight
+        return self._segments(template, text, QUOTE.format(lead.strip())), rest, mix.quote_weight
 
     def _segments(self, template: Template, text: str, question: str) -> list[Segment]:
         return self.prompter.segments(template.fill(text, placeholder.neutralise(question)))

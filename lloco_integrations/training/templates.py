@@ -14,6 +14,7 @@ NO_ANSWER = "I don't know."
 """What the model learns to say when no passage holds the answer."""
 REPEAT = "Repeat the text word for word."
 CONTINUE = "How does the text go on?"
+QUOTE = 'Which words follow "{}"?'
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def contexts(engine: Engine, row: str, found: Sequence[tuple[Passage, float]]) -
     if kind == "cut":
         return cut(engine, texts, int(amount))
     if kind == "budget":
-        return "\n\n".join(c.content for c in engine.fit(texts, int(amount), scores=scores) if c is not None)
+        return "\n\n".join(c.content for c in engine.show(texts, token_budget=int(amount), scores=scores) if c is not None)
     if kind == "raw":
         return "\n\n".join(placeholder.neutralise(t) for t in texts)
     return "\n\n".join(c.content for c in engine.compress(texts, ratio=int(kind.removesuffix("x"))))

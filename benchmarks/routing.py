@@ -28,7 +28,7 @@ from benchmarks.tables import fill, interval
 from lloco_integrations import embedding
 from lloco_integrations.evaluation.metrics import bootstrap
 from lloco_integrations.evaluation.retrieval import Passage, Passages, paragraphs
-from lloco_integrations.voting import weights
+from lloco_integrations.show.groups import weights
 
 RESULT = ROOT / "benchmarks" / "results" / "routing.json"
 PAGE = ROOT / "docs" / "learning.md"

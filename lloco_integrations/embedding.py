@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from lloco_integrations.errors import MissingExtra
+from lloco_integrations.errors import BadInput, MissingExtra
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,9 @@ class Embedder(Protocol):
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """``(len(texts), width)``, each row of length 1."""
 
+    def embed_question(self, question: str) -> NDArray[np.float32]:
+        """``(width,)``, of length 1: some models read questions otherwise than texts."""
+
 
 class MiniLM:
     """Reads the first 256 tokens of a text; 384 dimensions."""
@@ -38,6 +41,44 @@ class MiniLM:
             list(texts), batch_size=32, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
         )
         return vectors
+
+    def embed_question(self, question: str) -> NDArray[np.float32]:
+        vector: NDArray[np.float32] = self.embed([question])[0]
+        return vector
+
+
+class Wrapped:
+    """An application's own embedding model.
+
+    Args:
+        name: of the model; tells its vectors from those of others.
+        texts: texts -> their vectors.
+        question: question -> its vector.
+    """
+
+    def __init__(
+        self, name: str, texts: Callable[[list[str]], Sequence[Sequence[float]]], question: Callable[[str], Sequence[float]]
+    ) -> None:
+        self.name = name
+        self._texts = texts
+        self._question = question
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return _unit(self._texts(list(texts)))
+
+    def embed_question(self, question: str) -> NDArray[np.float32]:
+        vector: NDArray[np.float32] = _unit([self._question(question)])[0]
+        return vector
+
+
+def _unit(vectors: Sequence[Sequence[float]]) -> NDArray[np.float32]:
+    import numpy as np
+
+    rows = np.asarray(vectors, dtype=np.float32)
+    if rows.ndim != 2 or not np.isfinite(rows).all():
+        raise BadInput(f"the embedding model gave {rows.shape} numbers, or some that are not finite; it must give one vector for each text")
+    made: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return made
 
 
 def model_directory() -> Path:

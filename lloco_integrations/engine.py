@@ -13,18 +13,25 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from lloco_integrations import placeholder, voting
+from lloco_integrations import placeholder
 from lloco_integrations.backends.runtime import Runtime
-from lloco_integrations.budget import spend
-from lloco_integrations.errors import BadInput, IncompatibleSummary, PlaceholderError
-from lloco_integrations.forms import Compressed, Entry, as_summary, as_text
+from lloco_integrations.errors import BadInput, IncompatibleSummary, MissingExtra, PlaceholderError
 from lloco_integrations.placeholder import Placeholder, unknown_key
+from lloco_integrations.show import groups as grouping
+from lloco_integrations.show import showing
+from lloco_integrations.show.forms import Entry, Shown
+from lloco_integrations.show.groups import Choice
+from lloco_integrations.show.policy import FocusRecipe
+from lloco_integrations.show.scoring import SpanVectors
+from lloco_integrations.show.showing import Spending
 from lloco_integrations.types import NO_ADAPTER, Count, Generation, GenerationChunk, GenerationParams, Message
-from lloco_integrations.voting import Choice
 
 if TYPE_CHECKING:
     from lloco_integrations.compressors.base import Progress
+    from lloco_integrations.embedding import Embedder
     from lloco_integrations.models import LLoCOModel
+    from lloco_integrations.prompting import Prompter
+    from lloco_integrations.show.scoring import Scorer
     from lloco_integrations.store import SummaryStore
     from lloco_integrations.store.info import EntryInfo
     from lloco_integrations.types import SummaryEmbeddings
@@ -33,6 +40,9 @@ _log = logging.getLogger(__name__)
 
 OnMiss = Literal["compress", "text", "raise"]
 """What to do with a text whose summary is not in the store: compress it now and store it, hand on the text, or raise."""
+
+Focus = Literal["question", "none"]
+"""Whether the question decides how each span of a text is shown, or nothing does."""
 
 DEFAULT_MODEL = "smollm2-135m"
 
@@ -90,11 +100,9 @@ class Engine:
         on_miss: OnMiss = "compress",
         ratio: int | None = None,
         groups: Sequence[str | None] | None = None,
-        scores: Sequence[float | None] | None = None,
-        raw: Collection[int] = (),
         progress: bool | Progress = False,
-    ) -> list[Compressed]:
-        """What stands for each of ``texts``, in order. Equal texts are compressed once; what is in the store is not compressed again.
+    ) -> list[Shown]:
+        """A summary of each of ``texts``, in order. Equal texts are compressed once; what is in the store is not compressed again.
 
         Args:
             texts: blank ones stand for themselves.
@@ -102,53 +110,83 @@ class Engine:
             ratio: source tokens per vector in the prompt, one of the model's; None is the finest.
             groups: the adapter group of each text, kept in the store's entry. A text is of one group, the one named last; None keeps
                 the one that it has.
-            scores: how well each text fits the question; they decide between groups, see ``voting``.
-            raw: indices of texts to hand on as text.
             progress: as for LLoCOModel.compress.
 
-        Raises PlaceholderError for a miss when ``on_miss`` is "raise".
+        Raises PlaceholderError for a miss when ``on_miss`` is "raise", IncompatibleSummary for a ratio that the model does not read.
         """
         self._check_ratio(ratio)
-        entries = self._entries(texts, on_miss, groups, raw, progress)
-        weights = voting.weights(groups, scores) if groups and scores else [None] * len(texts)
-        return [
-            as_text(entry, weight, self.model.text_ids) if i in raw or entry.info is None else as_summary(entry, ratio, weight)
-            for i, (entry, weight) in enumerate(zip(entries, weights, strict=True))
-        ]
+        entries = self._entries(texts, on_miss, groups, (), progress)
+        return showing.uniform(entries, ratio, [None] * len(texts), self.model.text_ids)
 
-    def fit(
+    def show(
         self,
         texts: Sequence[str],
-        budget: int,
         *,
+        question: str | None = None,
+        focus: Focus = "question",
+        ratio: int | None = None,
+        token_budget: int | None = None,
         scores: Sequence[float | None] | None = None,
         extra: Sequence[int] | None = None,
-        on_miss: OnMiss = "compress",
         groups: Sequence[str | None] | None = None,
+        on_miss: OnMiss = "compress",
+        embedder: Embedder | Literal["auto"] | None = "auto",
         progress: bool | Progress = False,
-    ) -> list[Compressed | None]:
-        """As ``compress``, but all of it costs at most ``budget`` positions: each text as text or at a ratio of its own, see ``spend``.
+    ) -> list[Shown | None]:
+        """What stands for each of ``texts`` in a prompt that asks ``question``; None for a text that is left out.
 
-        None for a text that is left out. ``scores``: higher is better; without them, the first text is the best. ``extra``: positions
-        that each text costs besides, such as its title. Raises BadInput for a budget in which not one text has room.
+        With a question, the texts share one budget, which is spent span by span: the best spans stand as text, slices of the summary
+        around them as far as the weights' vectors earn it, see ``show.policy``. Without one, or with ``focus="none"``, each text has one
+        form: at ``ratio``, or what ``token_budget`` pays for, see ``show.budget``.
+
+        Args:
+            texts: blank ones stand for themselves.
+            question: what the prompt will ask; None, or blank, where that is not known.
+            focus: "question", or "none".
+            ratio: positions that all texts together take: one for so many of their tokens; None is the model's own (8 where it has none).
+                Without a question one of the model's ratios, for each text; None is the finest.
+            token_budget: positions that all texts together take, at most, in place of ``ratio``.
+            scores: how well each text fits the question; higher is better, None is the lowest; without them the first is the best.
+            extra: positions that each text costs besides, such as its title; counted against ``token_budget`` only.
+            groups: see ``compress``.
+            on_miss: what to do with a text that the store does not hold, where its summary is wanted.
+            embedder: makes sentence embeddings for ranking spans, beside their words; None ranks by words alone, "auto" is MiniLM where
+                that is installed.
+            progress: as for LLoCOModel.compress.
+
+        Raises BadInput for a budget in which nothing has room, and what ``compress`` raises.
         """
-        entries = self._entries(texts, on_miss, groups, (), progress)
+        if focus not in ("question", "none"):
+            raise BadInput(f"focus is {focus!r}; use 'question' or 'none'")
+        if ratio is not None and token_budget is not None:
+            raise BadInput("token_budget decides what each text costs; leave ratio out, or leave token_budget out")
+        if ratio is not None and ratio < 1:
+            raise BadInput(f"ratio is {ratio}; give 1 or more source tokens for each position")
+        asked = question if focus == "question" and question is not None and question.strip() else None
+        recipe = FocusRecipe.of(self.model.focus)
+        elastic = self.model.spec.is_elastic
+        raw = range(len(texts)) if asked is not None and elastic and not recipe.finest else ()
+        if asked is None and token_budget is None:
+            ratio = self._nearest(ratio) if focus == "question" else ratio
+            self._check_ratio(ratio)
+        entries = self._entries(texts, on_miss, groups, raw, progress)
+        weights = grouping.weights(groups, scores or [1 / rank for rank in range(1, len(texts) + 1)]) if groups else [None] * len(texts)
+        text_ids = self.model.text_ids
+        if asked is None and token_budget is None:
+            return list(showing.uniform(entries, ratio, weights, text_ids))
         ranked = scores if scores is not None else [-float(i) for i in range(len(texts))]
-        weights = voting.weights(groups, scores) if groups and scores else [None] * len(texts)
-        forms = []
-        for entry, weight in zip(entries, weights, strict=True):
-            some = [as_text(entry, weight, self.model.text_ids)]
-            if entry.info is not None:
-                ratios = self.model.spec.ratios if entry.info.window else (None,)
-                some += [as_summary(entry, ratio, weight) for ratio in ratios]
-            forms.append(some)
-        more = extra or [0] * len(texts)
-        costs = [[form.n_positions + n for form in some] for some, n in zip(forms, more, strict=True)]
-        chosen = spend(budget, costs, ranked)
-        left_out = chosen.count(None)
+        if asked is None:
+            assert token_budget is not None
+            found = showing.by_budget(entries, token_budget, ranked, extra, weights, self.model.spec.ratios, text_ids)
+        else:
+            scorer = self._scorer(embedder)
+            how = Spending(token_budget, ratio or recipe.ratio, recipe, scorer, extra if token_budget is not None else None)
+            found = showing.focused(entries, asked, ranked, how, weights, self.model.spec.ratios, self._prompter())
+        left_out = sum(1 for text, shown in zip(texts, found, strict=True) if shown is None and text.strip())
         if left_out:
-            _log.warning("token_budget=%d leaves out %d of %d texts, those of the lowest score", budget, left_out, len(texts))
-        return [None if form is None else some[form] for form, some in zip(chosen, forms, strict=True)]
+            log = _log.warning if asked is None else _log.info
+            log("%d of %d texts are left out, those that fit the question least: the budget has no room for them", left_out, len(texts))
+        return found
 
     def generate(
         self,
@@ -158,7 +196,7 @@ class Engine:
     ) -> list[Generation]:
         """One answer a prompt, in one batch. A prompt is a text or a conversation, with placeholders of this engine's store.
 
-        Without a name in ``adapters``, a prompt's adapter is that of the group which has most of it (see ``voting``); if there is no such
+        Without a name in ``adapters``, a prompt's adapter is that of the group which has most of it (see ``show.groups``); if there is no such
         group or adapter, the one named "default", else none. The name "none" is the decoder alone. What an answer has that looks like
         a placeholder is made harmless: answers come back in later prompts.
         """
@@ -176,24 +214,22 @@ class Engine:
 
     def count(self, prompt: str | Sequence[Message], *, templated: bool = True) -> Count:
         """True positions of ``prompt``: a placeholder costs its vectors. ``templated``: whether to count the chat template, too."""
-        prompter = self.model.prompter
-        if prompter is None:
-            raise BadInput(f"{self.model_name} has no tokenizer; it cannot count text")
+        from lloco_integrations.prompting import omitted
+
+        prompter = self._prompter()
         if templated or not isinstance(prompt, str):
             segments = prompter.segments(prompt) if prompt else []
         else:
-            segments = [
-                p if isinstance(p, Placeholder) else prompter.text_ids(p) for p in placeholder.split(placeholder.split_votes(prompt)[0])
-            ]
+            segments = prompter.plain(prompt)
         marks = [s for s in segments if isinstance(s, Placeholder)]
         n_text = sum(len(s) for s in segments if not isinstance(s, Placeholder))
         n_positions = n_tokens = 0
         for mark, info in zip(marks, self.store.info_many([m.key for m in marks]), strict=True):
             if info is None:
                 raise PlaceholderError(unknown_key(self.store.url, mark.key))
-            n_positions += -(-info.n_tokens // mark.ratio) if mark.ratio and info.window else info.n_vectors
-            n_tokens += info.n_tokens
-        return Count(n_text + n_positions, n_text + n_tokens)
+            n_positions += info.positions(mark.ratio, mark.windows)
+            n_tokens += info.tokens(mark.windows)
+        return Count(n_text + n_positions, n_text + n_tokens + omitted(prompt))
 
     def _entries(
         self,
@@ -241,13 +277,31 @@ class Engine:
         if self.adapters:
             texts = [prompt] if isinstance(prompt, str) else [m.content for m in prompt]
             marks = [mark for text, votes in map(placeholder.split_votes, texts) for mark in (*placeholder.find(text), *votes)]
-            groups = voting.shares(marks, self.store.info_many([mark.key for mark in marks]))
+            groups = grouping.shares(marks, self.store.info_many([mark.key for mark in marks]))
             if marks and not groups and name is None and "default" not in self.adapters:
                 _warn_of_no_group(tuple(sorted(self.adapters)))
-        chosen = voting.choose(self.adapters, groups, name)
+        chosen = grouping.choose(self.adapters, groups, name)
         if self.adapters:
             _log.info("adapter %s, by groups %s", chosen.name or NO_ADAPTER, dict(groups))
         return chosen
+
+    def _nearest(self, ratio: int | None) -> int | None:
+        """The finest of the model's ratios that is no finer than ``ratio``, or its coarsest: without a question, texts are shown at those."""
+        ratios = self.model.spec.ratios
+        return None if ratio is None else next((r for r in ratios if r >= ratio), ratios[-1])
+
+    def _scorer(self, embedder: Embedder | Literal["auto"] | None) -> Scorer:
+        """Words, and sentence embeddings where there is a model for them."""
+        from lloco_integrations.show.scoring import ByBoth, ByMeaning, ByWords
+
+        chosen = _default_embedder(self.device) if embedder == "auto" else embedder
+        return ByWords() if chosen is None else ByBoth(ByWords(), ByMeaning(chosen, _span_vectors))
+
+    def _prompter(self) -> Prompter:
+        prompter = self.model.prompter
+        if prompter is None:
+            raise BadInput(f"{self.model_name} has no tokenizer; it cannot read text")
+        return prompter
 
     def _check_ratio(self, ratio: int | None) -> None:
         spec = self.model.spec
@@ -285,6 +339,20 @@ def _spoken(chunks: Iterator[GenerationChunk], chosen: Choice) -> Iterator[Gener
 
 def _moves(info: EntryInfo | None, group: str | None) -> bool:
     return info is not None and group is not None and info.group != group
+
+
+_span_vectors = SpanVectors()
+
+
+@functools.cache
+def _default_embedder(device: str) -> Embedder | None:
+    from lloco_integrations import embedding
+
+    try:
+        return embedding.load(device)
+    except MissingExtra:
+        _log.info("sentence-transformers is not installed, so spans are ranked by their words alone (said once)")
+        return None
 
 
 _stores: dict[object, SummaryStore] = {}

@@ -1,9 +1,11 @@
-"""The grammar of placeholders: ``<|lloco:KEY|>`` or ``<|lloco:KEY@RATIO|>``, either with ``~WEIGHT`` before its end. Nothing else knows it.
+"""The grammar of placeholders: ``<|lloco:KEY|>``, ``<|lloco:KEY@RATIO|>``, and with a slice ``<|lloco:KEY@RATIO[FROM-TO]|>``, each with
+``~WEIGHT`` before its end where it counts. Nothing else knows it.
 
 KEY is the store's key: 26 characters of RFC 4648 base32 in lower case (128 bit). A placeholder is ASCII and has no blanks,
-so no text splitter breaks it at a word boundary. Whoever holds one can read the entry: it is a capability. WEIGHT is there only where
-texts of several groups stand side by side: see ``voting``. ``<|lloco:KEY=|>`` (or ``=WEIGHT``) is a *vote*: it stands beside a text that
-is shown raw, takes no position, and only tells the text's group.
+so no text splitter breaks it at a word boundary. Whoever holds one can read the entry: it is a capability. A slice names the windows of
+the stored ratio from FROM (counted from 0) up to, not including, TO. WEIGHT is there only where texts of several groups stand side by
+side: see ``show.groups``. ``<|lloco:KEY=|>`` (or ``=WEIGHT``) is a *vote*: it stands beside a text that is shown raw, takes no position,
+and only tells the text's group and, as ``<|lloco:KEY=WEIGHT-OMITTED|>``, how many of its tokens are not shown at all.
 """
 
 from __future__ import annotations
@@ -17,33 +19,48 @@ from lloco_integrations.errors import PlaceholderError
 KEY_LENGTH = 26
 _KEY = rf"[a-z2-7]{{{KEY_LENGTH}}}"
 _OPEN = "<|lloco:"
-_WHOLE = re.compile(rf"<\|lloco:(?P<key>{_KEY})(?:@(?P<ratio>[1-9][0-9]{{0,4}}))?(?:~(?P<weight>[0-9]{{1,4}}))?\|>")
-_VOTE = re.compile(rf"<\|lloco:(?P<key>{_KEY})=(?P<weight>[0-9]{{1,4}})?\|>")
+_WHOLE = re.compile(
+    rf"<\|lloco:(?P<key>{_KEY})(?:@(?P<ratio>[1-9][0-9]{{0,4}}))?(?:\[(?P<start>[0-9]{{1,8}})-(?P<stop>[0-9]{{1,8}})\])?"
+    r"(?:~(?P<weight>[0-9]{1,4}))?\|>"
+)
+_VOTE = re.compile(rf"<\|lloco:(?P<key>{_KEY})=(?P<weight>[0-9]{{1,4}})?(?:-(?P<omitted>[0-9]{{1,9}}))?\|>")
 _LOOKALIKE = re.compile(r"(?:<|&lt;)\|(?=\s*lloco\b)", re.IGNORECASE)  # or escaped by a template that makes HTML
 _TAIL = re.compile(
-    rf"(?<!< \|lloco):(?={_KEY}(?:@[0-9]{{1,5}})?(?:~[0-9]{{1,4}}|=[0-9]{{0,4}})?\|>)"
+    rf"(?<!< \|lloco):(?={_KEY}(?:@[0-9]{{1,5}})?(?:\[[0-9]{{1,8}}-[0-9]{{1,8}}\])?(?:~[0-9]{{1,4}}|=[0-9]{{0,4}}(?:-[0-9]{{1,9}})?)?\|>)"
 )  # of one that was cut within its first letters
 _HOSTILE = re.compile(rf"{_LOOKALIKE.pattern}|<\|(?=\s*(?:l|ll|llo|lloc)?\Z)", re.IGNORECASE)  # the text that follows may complete it
 
 
 @dataclass(frozen=True)
 class Placeholder:
-    """A key of the store, the coarser ratio wanted, if any, and how much it counts when groups are weighed (0 to 9999)."""
+    """What a placeholder, or a vote, says.
+
+    Attributes:
+        key: of the store's entry.
+        ratio: the coarser ratio wanted, if any.
+        weight: how much it counts when groups are weighed (0 to 9999).
+        windows: the slice wanted: first window of the stored ratio, and the one after the last; None is all of it.
+        omitted: of a vote: the source tokens that are not shown.
+    """
 
     key: str
     ratio: int | None = None
     weight: int | None = None
+    windows: tuple[int, int] | None = None
+    omitted: int = 0
 
     def __str__(self) -> str:
-        return make(self.key, self.ratio, self.weight)
+        return make(self.key, self.ratio, self.weight, self.windows)
 
 
-def make(key: str, ratio: int | None = None, weight: int | None = None) -> str:
+def make(key: str, ratio: int | None = None, weight: int | None = None, windows: tuple[int, int] | None = None) -> str:
     """The placeholder for ``key``. Raises PlaceholderError if it would not be read back as the same."""
-    text = f"{_OPEN}{key}{'' if ratio is None else f'@{ratio}'}{'' if weight is None else f'~{weight}'}|>"
-    if not _WHOLE.fullmatch(text):
+    part = "" if windows is None else f"[{windows[0]}-{windows[1]}]"
+    text = f"{_OPEN}{key}{'' if ratio is None else f'@{ratio}'}{part}{'' if weight is None else f'~{weight}'}|>"
+    if not _WHOLE.fullmatch(text) or (windows is not None and windows[0] >= windows[1]):
         raise PlaceholderError(
-            f"key {key!r} with ratio {ratio!r} and weight {weight!r} makes no placeholder; keys come from SummaryStore.put_many"
+            f"key {key!r} with ratio {ratio!r}, windows {windows!r} and weight {weight!r} makes no placeholder; keys come from "
+            f"SummaryStore.put_many, windows count from 0 and their end is above their start"
         )
     return text
 
@@ -58,8 +75,7 @@ def split(text: str) -> list[str | Placeholder]:
     for match in _WHOLE.finditer(text):
         if match.start() > at:
             parts.append(_checked(text[at : match.start()]))
-        ratio, weight = match["ratio"], match["weight"]
-        parts.append(Placeholder(match["key"], int(ratio) if ratio else None, int(weight) if weight else None))
+        parts.append(_read(match))
         at = match.end()
     if at < len(text):
         parts.append(_checked(text[at:]))
@@ -76,16 +92,25 @@ def count(text: str) -> int:
     return sum(1 for _ in _WHOLE.finditer(text))
 
 
-def vote(key: str, weight: int | None = None) -> str:
-    """The vote for the group of the text stored under ``key``. Raises PlaceholderError as ``make`` does."""
-    made = make(key, None, weight)
-    return made.replace("~", "=") if weight is not None else made.replace("|>", "=|>")
+def vote(key: str, weight: int | None = None, omitted: int = 0) -> str:
+    """The vote for the group of the text stored under ``key``, of which ``omitted`` tokens are not shown. Raises PlaceholderError as
+    ``make`` does."""
+    ending = f"={'' if weight is None else weight}{f'-{omitted}' if omitted else ''}|>"
+    return make(key).replace("|>", ending)
 
 
 def split_votes(text: str) -> tuple[str, list[Placeholder]]:
     """``text`` without its votes, as the model reads it, and the votes."""
-    votes = [Placeholder(m["key"], weight=int(m["weight"]) if m["weight"] else None) for m in _VOTE.finditer(text)]
+    votes = [
+        Placeholder(m["key"], weight=int(m["weight"]) if m["weight"] else None, omitted=int(m["omitted"] or 0))
+        for m in _VOTE.finditer(text)
+    ]
     return _VOTE.sub("", text) if votes else text, votes
+
+
+def omitted(text: str) -> int:
+    """The source tokens that votes in ``text`` say are not shown."""
+    return sum(vote.omitted for vote in split_votes(text)[1])
 
 
 def unknown_key(place: str, key: str) -> str:
@@ -111,6 +136,14 @@ def settled(text: str) -> str:
     if at < 0 or (tail != "<" and neutralise(tail) == tail):
         return neutralise(text)
     return neutralise(text[: at + 1])[:-1]
+
+
+def _read(match: re.Match[str]) -> Placeholder:
+    ratio, weight, start, stop = match["ratio"], match["weight"], match["start"], match["stop"]
+    windows = (int(start), int(stop)) if start is not None else None
+    if windows is not None and windows[0] >= windows[1]:
+        raise PlaceholderError(f"the placeholder {match[0]!r} names no window: the end of a slice is above its start")
+    return Placeholder(match["key"], int(ratio) if ratio else None, int(weight) if weight else None, windows)
 
 
 def _checked(piece: str) -> str:

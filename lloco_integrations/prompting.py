@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,10 +57,10 @@ class Prompter:
         if self.chat:
             segments = self._chat_segments(messages)
         elif len(messages) == 1:
-            segments = self._plain(messages[0].content)
+            segments = self.plain(messages[0].content)
         else:
             text = "\n".join(f"{m.role}: {m.content}" for m in messages)
-            segments = self._plain(f"{text}\nassistant:")
+            segments = self.plain(f"{text}\nassistant:")
         if self.placement == "prefix":
             vectors = [s for s in segments if isinstance(s, Placeholder)]
             ids = [i for s in segments if not isinstance(s, Placeholder) for i in s]
@@ -71,6 +72,16 @@ class Prompter:
     def text_ids(self, text: str) -> list[int]:
         """Ids of ordinary text: nothing in it becomes a special token."""
         return self._ids(text, split_special_tokens=True)
+
+    def token_ends(self, text: str) -> list[int] | None:
+        """Where each of ``text_ids(text)`` ends in ``text``, in characters, never falling; None from a tokenizer that does not tell."""
+        if not self._encoder.is_fast:
+            return None
+        with self._lock:
+            offsets = self._encoder(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)[
+                "offset_mapping"
+            ]
+        return list(accumulate((end for _, end in offsets), max))
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text of token ids."""
@@ -85,7 +96,8 @@ class Prompter:
             ids: list[int] = self._encoder(text, add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"]
         return ids
 
-    def _plain(self, text: str) -> list[Segment]:
+    def plain(self, text: str) -> list[Segment]:
+        """Segments of ``text`` alone, without any template."""
         out: list[Segment] = []
         for part in placeholder.split(placeholder.split_votes(text)[0]):
             _append(out, part if isinstance(part, Placeholder) else self.text_ids(part))
@@ -105,10 +117,16 @@ class Prompter:
             if not found:
                 raise BadInput(f"this model's chat template drops the message of role {message.role!r}; leave it out")
             _append(out, self._special_ids(before))
-            for segment in self._plain(message.content):
+            for segment in self.plain(message.content):
                 _append(out, segment)
         _append(out, self._special_ids(rest))
         return out
+
+
+def omitted(prompt: str | Sequence[Message]) -> int:
+    """Tokens of the texts in ``prompt`` that are not shown in it."""
+    texts = [prompt] if isinstance(prompt, str) else [message.content for message in prompt]
+    return sum(map(placeholder.omitted, texts))
 
 
 def flatten(segments: Sequence[Segment]) -> list[int | Placeholder]:

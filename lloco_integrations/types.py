@@ -37,6 +37,11 @@ class CompressorSpec:
     ratios: tuple[int, ...]
     placement: str = "inline"
 
+    @property
+    def is_elastic(self) -> bool:
+        """Whether any stretch of a summary stands for a stretch of the text, and can be made coarser."""
+        return len(self.ratios) > 1
+
 
 @dataclass(frozen=True)
 class SummaryEmbeddings:
@@ -103,6 +108,27 @@ class SummaryEmbeddings:
         sums = torch.zeros(groups, self.vectors.shape[1], device=self.vectors.device).index_add_(0, index, weighted)
         totals = torch.zeros(groups, device=self.vectors.device).index_add_(0, index, counts)
         return replace(self, vectors=(sums / totals[:, None]).to(self.vectors.dtype), window=ratio)
+
+    def slice(self, start: int, stop: int) -> SummaryEmbeddings:
+        """The windows from ``start`` up to, not including, ``stop``: vectors ``(stop - start, hidden_size)``, a view.
+
+        Raises IncompatibleSummary if the summary is not elastic, or has no such windows.
+        """
+        if self.window is None:
+            raise IncompatibleSummary(
+                f"these summary embeddings have a fixed ratio of {self.ratio:.0f} and no part of them stands for a part of the text; "
+                f"use them whole, or an elastic compressor (kind mean_pool)"
+            )
+        if not 0 <= start < stop <= self.n_vectors:
+            raise IncompatibleSummary(
+                f"windows {start} to {stop} are not in a summary of {self.n_vectors} windows; give 0 <= start < stop <= {self.n_vectors}"
+            )
+        n_tokens = min(self.n_tokens, stop * self.window) - start * self.window
+        return replace(self, vectors=self.vectors[start:stop], n_tokens=n_tokens)
+
+    def part(self, windows: tuple[int, int] | None) -> SummaryEmbeddings:
+        """The ``slice`` that ``windows`` names; None is all of it."""
+        return self if windows is None else self.slice(*windows)
 
 
 @dataclass(frozen=True)
@@ -186,14 +212,20 @@ class Message:
 
 @dataclass(frozen=True)
 class ResolvedPrompt:
-    """What a backend gets: ``pieces`` are token ids or vectors ``(n, hidden_size)`` in order.
+    """What a backend gets.
 
-    ``n_positions`` is what the prompt costs in the window, ``source_tokens`` what it would cost if the summaries were raw text.
+    Attributes:
+        pieces: token ids or vectors ``(n, hidden_size)``, in order.
+        n_positions: what the prompt costs in the window.
+        source_tokens: what it would cost if all texts stood in it whole, as text.
+        n_shared: so many pieces at the beginning may come again in a prompt that asks something else: those before the first slice of a
+            summary, which stands there because of the question. None is all.
     """
 
     pieces: tuple[list[int] | torch.Tensor, ...]
     n_positions: int
     source_tokens: int
+    n_shared: int | None = None
 
 
 @dataclass(frozen=True)

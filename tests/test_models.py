@@ -145,7 +145,8 @@ def test_raw_text_votes_for_its_group_and_costs_no_more(tiny_model: str, store_u
     from tests.test_backend import save_adapter
 
     engine = Engine(tiny_model, store_url, {"law": str(save_adapter(tmp_path / "law", 1))}, dtype="float32")
-    raw = engine.compress(["a law"], groups=["law"], raw=[0])[0]
+    [raw] = engine.show(["a law"], groups=["law"], token_budget=5)
+    assert raw is not None
     assert (raw.key, raw.n_positions) == (None, 5)
     answer = engine.generate([f"{raw.content} and a question"], GenerationParams(max_new_tokens=4))[0]
     assert (answer.adapter, answer.groups) == ("law", {"law": 1.0})
@@ -159,16 +160,16 @@ def test_fit_keeps_to_its_budget(tiny_model: str, store_url: str, caplog: pytest
     engine = Engine(tiny_model, store_url, dtype="float32")
     texts = ["a" * 320, "b" * 320, "c" * 320]
     for budget in (20, 30, 90, 200, 500, 960):
-        made = [m for m in engine.fit(texts, budget, scores=[0.1, 0.9, 0.5]) if m is not None]
+        made = [m for m in engine.show(texts, token_budget=budget, scores=[0.1, 0.9, 0.5]) if m is not None]
         prompt = "".join(m.content for m in made)
         assert engine.count(prompt, templated=False).n_positions == sum(m.n_positions for m in made) <= budget
         assert len(made) == (2 if budget == 20 else 3)
-    assert "token_budget=20 leaves out 1 of 3 texts" in caplog.text
-    first, best, _ = engine.fit(texts, 350, scores=[0.1, 0.9, 0.5])
+    assert "1 of 3 texts are left out" in caplog.text
+    first, best, _ = engine.show(texts, token_budget=350, scores=[0.1, 0.9, 0.5])
     assert first is not None and best is not None
     assert best.content == "b" * 320
     assert first.content.endswith("@32|>")
-    assert [m and m.n_positions for m in engine.fit(texts, 350, scores=[0.1, 0.9, 0.5], extra=[0, 30, 0])] == [80, 80, 80]
+    assert [m and m.n_positions for m in engine.show(texts, token_budget=350, scores=[0.1, 0.9, 0.5], extra=[0, 30, 0])] == [80, 80, 80]
 
 
 def test_loading_prints_nothing(tiny_model: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -69,8 +69,9 @@ class Prefixes:
 
 
 def context(prompt: ResolvedPrompt) -> int:
-    """How many of ``prompt``'s pieces are read by themselves: those up to its last summary. 0 if that is too little to be worth it, or all."""
-    last = max((i for i, piece in enumerate(prompt.pieces) if isinstance(piece, torch.Tensor)), default=-1)
+    """How many of ``prompt``'s pieces are read by themselves: those up to its last summary that is there whatever is asked. 0 if that is too
+    little to be worth it, or all."""
+    last = max((i for i, piece in enumerate(prompt.pieces[: prompt.n_shared]) if isinstance(piece, torch.Tensor)), default=-1)
     rest = sum(len(piece) for piece in prompt.pieces[last + 1 :])
     return last + 1 if rest and prompt.n_positions - rest >= SHORTEST else 0
 

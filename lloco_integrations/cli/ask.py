@@ -16,7 +16,7 @@ from lloco_integrations.cli.screen import LongWork
 if TYPE_CHECKING:
     from lloco_integrations.cli.catalogue import Catalogue, Passage
     from lloco_integrations.embedding import Embedder
-    from lloco_integrations.forms import Compressed
+    from lloco_integrations.show.forms import Shown
     from lloco_integrations.types import Message, Usage
 
 _BATCH = 64
@@ -96,7 +96,7 @@ def search(catalogue: Catalogue, embedder: Embedder, question: str, top_k: int) 
     return [Found(passages[i], float(scores[i])) for i in best]
 
 
-def prompt(found: Sequence[Found], parts: Sequence[Compressed], question: str) -> list[Message]:
+def prompt(found: Sequence[Found], parts: Sequence[Shown], question: str) -> list[Message]:
     """The conversation: titles as text, passages as placeholders, the question."""
     from lloco_integrations.placeholder import neutralise
     from lloco_integrations.training.templates import PLAIN
@@ -106,7 +106,7 @@ def prompt(found: Sequence[Found], parts: Sequence[Compressed], question: str) -
     return PLAIN.fill(context, neutralise(question))
 
 
-def _show(found: Sequence[Found], parts: Sequence[Compressed], usage: Usage) -> None:
+def _show(found: Sequence[Found], parts: Sequence[Shown], usage: Usage) -> None:
     typer.echo("\n\nSources")
     for number, one in enumerate(found, 1):
         typer.echo(f"\n{number}. {printable(_where(one.passage))} (score {one.score:.2f})")
@@ -124,7 +124,7 @@ def _where(passage: Passage) -> str:
     return ", ".join(part for part in (path, passage.place, passage.title) if part)
 
 
-def _as_dict(question: str, answer: str, found: Sequence[Found], parts: Sequence[Compressed], usage: Usage) -> dict[str, object]:
+def _as_dict(question: str, answer: str, found: Sequence[Found], parts: Sequence[Shown], usage: Usage) -> dict[str, object]:
     sources = [
         {
             "path": one.passage.path,

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from pydantic import Field, model_validator
 
-from lloco_integrations import placeholder, voting
-from lloco_integrations.engine import OnMiss
+from lloco_integrations import placeholder
+from lloco_integrations.embedding import Embedder, Wrapped
+from lloco_integrations.engine import Focus, OnMiss
 from lloco_integrations.errors import BadInput
-from lloco_integrations.forms import Compressed
 from lloco_integrations.langchain.fields import EngineFields
+from lloco_integrations.show import groups as grouping
+from lloco_integrations.show.forms import Shown
 
 TEXT_KEY = "lloco_text"
 POSITIONS_KEY = "lloco_positions"
 TOKENS_KEY = "lloco_tokens"
 PASSAGES_KEY = "lloco_passages"
+SHOWN_KEY = "lloco_shown"
 
 
 class SourceText(str):
@@ -41,14 +45,19 @@ def original_text(document: Document) -> str:
 class CompressionFields(EngineFields):
     """How documents become placeholders.
 
+    The question decides how a budget of positions is spent on all documents together: the sentences that fit it best stand as text, slices
+    of the summaries around them as far as the model's vectors earn it (docs/elastic.md). A document of which nothing is shown is left out.
+
     Attributes:
-        ratio: source tokens per vector; None for the finest that is stored.
-        on_miss: what to do with a text that has no summary yet: "compress" it, hand on its "text", or "raise" PlaceholderError.
+        ratio: all documents together take one position for so many of their tokens; None is the model's own, 8 for the default model.
+            With ``focus="none"``, source tokens per vector of each document: one of the model's ratios, None is the finest.
+        token_budget: most positions that all contents may take together, in place of ``ratio``.
+        focus: "question", or "none": each document in one form, whatever is asked.
+        embeddings: ranks sentences, beside their words: LangChain Embeddings, or None for words alone; "auto" is the vector store's own,
+            where there is one, else MiniLM if sentence-transformers is installed.
+        on_miss: for a text whose summary is wanted and not in the store: "compress" it now, hand on its "text", or "raise" PlaceholderError.
         group_key: name of the metadata entry that holds a document's adapter group, which is kept in the store: where documents are
             of several groups, a model answers with the adapter of the one with most of the ranks (1, 1/2, 1/3, ...).
-        keep_text_top_n: so many documents, from the front, are handed on as text.
-        token_budget: most positions that all contents may take together, in place of ``ratio`` and ``keep_text_top_n``: documents at the
-            front are handed on as text or finely, the tail coarsely, and what has no room even so is left out, with a warning in the log.
         documents: where whole documents are found by the metadata entry ``id_key`` of their passages: a LangChain store, a mapping of
             Documents, or a function. The passages then vote for their documents, and these are handed on in their place, with the ids
             of the passages in ``metadata["lloco_passages"]``.
@@ -57,25 +66,27 @@ class CompressionFields(EngineFields):
     """
 
     ratio: int | None = Field(default=None, ge=1)
+    token_budget: int | None = Field(default=None, ge=1)
+    focus: Focus = "question"
+    embeddings: Any = Field(default="auto", repr=False)
     on_miss: OnMiss = "compress"
     group_key: str | None = "group"
-    keep_text_top_n: int = Field(default=0, ge=0)
-    token_budget: int | None = Field(default=None, ge=1)
     documents: Any = Field(default=None, repr=False)
     id_key: str = "doc_id"
     max_documents: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _check_budget(self) -> Self:
-        if self.token_budget is not None and (self.ratio is not None or self.keep_text_top_n):
-            raise BadInput("token_budget decides what each text costs; leave ratio and keep_text_top_n out, or leave token_budget out")
+        if self.token_budget is not None and self.ratio is not None:
+            raise BadInput("token_budget decides what each text costs; leave ratio out, or leave token_budget out")
         return self
 
-    def compress(self, documents: Sequence[Document]) -> list[Document]:
-        """Copies of ``documents``, in order, with a placeholder, or neutralised text, as content.
+    def compress(self, documents: Sequence[Document], question: str | None = None) -> list[Document]:
+        """Copies of ``documents``, in order, with what stands for them in a prompt that asks ``question`` as content.
 
-        The text is in ``metadata["lloco_text"]``, what it costs in a prompt in ``lloco_positions``, and what it would cost as text in
-        ``lloco_tokens``. Everything else in the metadata is kept, save that what looks like a placeholder in it is made harmless.
+        In the metadata, ``lloco_text`` is the text, ``lloco_positions`` what the content costs in a prompt, ``lloco_tokens`` what the text
+        would cost, and ``lloco_shown`` which characters of it are shown as text, pairs of from, up to. Everything else in the metadata is
+        kept, save that what looks like a placeholder in it is made harmless.
         Compressing the outcome again is the same as compressing the originals.
         """
         if not documents:
@@ -83,14 +94,28 @@ class CompressionFields(EngineFields):
         if self.documents is not None:
             documents = self._whole(documents)
         texts = [original_text(d) for d in documents]
-        groups, scores = [self._group(d) for d in documents], [1 / rank for rank in range(1, len(documents) + 1)]
-        made: Sequence[Compressed | None]
-        if self.token_budget is not None:
-            made = self.engine.fit(texts, self.token_budget, scores=scores, on_miss=self.on_miss, groups=groups)
-        else:
-            raw = range(min(self.keep_text_top_n, len(texts)))
-            made = self.engine.compress(texts, on_miss=self.on_miss, ratio=self.ratio, groups=groups, scores=scores, raw=raw)
+        made = self.engine.show(
+            texts,
+            question=question,
+            focus=self.focus,
+            ratio=self.ratio,
+            token_budget=self.token_budget,
+            scores=[1 / rank for rank in range(1, len(documents) + 1)],
+            groups=[self._group(d) for d in documents],
+            on_miss=self.on_miss,
+            embedder=self._embedder(),
+        )
         return [_replaced(d, text, m) for d, text, m in zip(documents, texts, made, strict=True) if m is not None]
+
+    def _embedder(self) -> Embedder | Literal["auto"] | None:
+        """What ranks sentences."""
+        chosen = getattr(getattr(self, "vectorstore", None), "embeddings", None) if self.embeddings == "auto" else self.embeddings
+        if chosen is None:
+            return "auto" if self.embeddings == "auto" else None
+        if not isinstance(chosen, Embeddings):
+            raise BadInput(f"embeddings is a {type(chosen).__name__}; give LangChain Embeddings, None for words alone, or leave it out")
+        name = next((str(n) for n in (getattr(chosen, "model", None), getattr(chosen, "model_name", None)) if isinstance(n, str)), "")
+        return Wrapped(f"langchain:{type(chosen).__name__}:{name}", chosen.embed_documents, chosen.embed_query)
 
     def _whole(self, passages: Sequence[Document]) -> list[Document]:
         """The documents that ``passages`` vote for. A passage without ``id_key`` stands for itself. Raises BadInput for a missing one."""
@@ -99,7 +124,7 @@ class CompressionFields(EngineFields):
             raise BadInput(
                 f"documents= is given, but no passage has {self.id_key!r} in its metadata; name its document there, or set id_key="
             )
-        found = voting.documents([("document", n) if n is not None else ("passage", i) for i, n in enumerate(names)])
+        found = grouping.documents([("document", n) if n is not None else ("passage", i) for i, n in enumerate(names)])
         out = []
         for (kind, name), ranks in list(found.items())[: self.max_documents]:
             if kind == "passage":
@@ -127,12 +152,13 @@ class CompressionFields(EngineFields):
         return None if group is None else str(group)
 
 
-def _replaced(document: Document, text: str, made: Compressed) -> Document:
+def _replaced(document: Document, text: str, made: Shown) -> Document:
     metadata = {
         **_harmless({k: v for k, v in document.metadata.items() if k != TEXT_KEY}),
         TEXT_KEY: SourceText(text),
         POSITIONS_KEY: made.n_positions,
         TOKENS_KEY: made.n_tokens,
+        SHOWN_KEY: [list(stretch) for stretch in made.as_text],
     }
     return document.model_copy(update={"page_content": made.content, "metadata": metadata})
 

@@ -51,14 +51,14 @@ class LLoCORetriever(CompressionFields, BaseRetriever):
     ) -> list[Document]:
         source, wanted = self._source(), self._wanted(k)
         found = source.invoke(query, {"callbacks": run_manager.get_child()}, **self._arguments(source, wanted), **kwargs)
-        return self.compress(found[:wanted])
+        return self.compress(found[:wanted], query)
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None, **kwargs: Any
     ) -> list[Document]:
         source, wanted = self._source(), self._wanted(k)
         found = await source.ainvoke(query, {"callbacks": run_manager.get_child()}, **self._arguments(source, wanted), **kwargs)
-        return await run_in_executor(None, self.compress, found[:wanted])
+        return await run_in_executor(None, self.compress, found[:wanted], query)
 
     def _source(self) -> Runnable[str, list[Document]]:
         if self.vectorstore is None:

@@ -9,6 +9,10 @@ from llama_index.core.bridge.pydantic import Field
 from llama_index.core.schema import BaseNode, MetadataMode, TextNode
 
 from lloco_integrations import placeholder
+from lloco_integrations.show.forms import Shown
+
+SHOWN_KEY = "lloco_shown"
+"""Metadata entry of what the LLM sees as text: pairs of characters from, up to. Neither the LLM nor an embedding model sees it."""
 
 _MARK = "\ue000content\ue001"
 
@@ -31,6 +35,23 @@ class LLoCONode(TextNode):
         """A copy of ``node`` with everything a TextNode has; ``node`` is left as it is."""
         fields = {name: getattr(node, name) for name in TextNode.model_fields if name != "text" and hasattr(node, name)}
         return cls(**fields, text=node.get_content(MetadataMode.NONE), llm_text=llm_text)
+
+    @classmethod
+    def showing(cls, node: BaseNode, shown: Shown) -> LLoCONode:
+        """As ``from_node``, with ``shown`` as the LLM's view, and what of it is text under ``lloco_shown`` in the metadata."""
+        made = cls.from_node(node, shown.content)
+        if not shown.as_text:
+            return made
+        made.metadata = {**made.metadata, SHOWN_KEY: [list(stretch) for stretch in shown.as_text]}
+        made.excluded_llm_metadata_keys = [*made.excluded_llm_metadata_keys, SHOWN_KEY]
+        made.excluded_embed_metadata_keys = [*made.excluded_embed_metadata_keys, SHOWN_KEY]
+        return made
+
+    @property
+    def hash(self) -> str:
+        """That of the node this one was made from: what the LLM sees does not count."""
+        plain = {name: getattr(self, name) for name in TextNode.model_fields if name not in ("metadata", "text")}
+        return TextNode(**plain, text=self.text, metadata={k: v for k, v in self.metadata.items() if k != SHOWN_KEY}).hash
 
     @property
     def is_compressed(self) -> bool:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
+from llama_index.core import MockEmbedding, Settings
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, ImageNode, IndexNode, MetadataMode, Node, NodeWithScore, QueryBundle, TextNode
 
 from lloco_integrations import placeholder
-from lloco_integrations.engine import DEFAULT_MODEL, OnMiss
+from lloco_integrations.embedding import Embedder, Wrapped
+from lloco_integrations.engine import DEFAULT_MODEL, Focus, OnMiss
 from lloco_integrations.errors import BadInput
-from lloco_integrations.forms import Compressed
 from lloco_integrations.llama_index.node import LLoCONode
 from lloco_integrations.llama_index.whole import Documents, whole_documents
 from lloco_integrations.llama_index.wiring import Wired
+from lloco_integrations.show.forms import Shown
 
 
 class LLoCOPostprocessor(Wired, BaseNodePostprocessor):
@@ -24,18 +27,23 @@ class LLoCOPostprocessor(Wired, BaseNodePostprocessor):
     Order, ids, scores, metadata and the text that sources show are kept. Whatever text stays raw is neutralised in the LLM view.
     Nodes that are LLoCO nodes already are handed on as they are, and so are images and other nodes that are not plain text.
 
+    The question decides how a budget of positions is spent on what was retrieved: the sentences that fit it best stand as text, slices of
+    the summaries around them as far as the model's vectors earn it (docs/elastic.md). A node of which nothing is shown is left out. What
+    is shown as text is in the metadata of a node as ``lloco_shown``, pairs of characters from, up to, which no model sees.
+
     Args:
         model: preset, model directory or hub id; the LLM must read the same compressor's summaries.
         store: see Wired; the same as the LLM's.
-        ratio: source tokens per vector, one of the model's; None is the finest.
-        token_budget: most positions that all texts may take together, metadata lines included, in place of ``ratio`` and
-            ``keep_text_top_n``: the best nodes are shown as text or finely, the tail coarsely, and what has no room even so is left
-            out, with a warning in the log.
+        ratio: all texts together take one position for so many of their tokens; None is the model's own, 8 for the default model. With
+            ``focus="none"``, source tokens per vector of each text: one of the model's ratios, None is the finest.
+        token_budget: most positions that all texts may take together, metadata lines included, in place of ``ratio``.
+        focus: "question", or "none": each text in one form, whatever is asked; so it is, too, where the question is not known.
+        embed_model: ranks sentences, beside their words: a LlamaIndex embedding model, or None for words alone. The default is the
+            application's own, if ``Settings.embed_model`` is set, else MiniLM if sentence-transformers is installed.
         documents: where whole documents are found by the ``ref_doc_id`` of nodes: a docstore, a mapping, or a function. The nodes then
             vote for their documents, and these are handed on in their place (the nodes are their CHILD relationships).
         max_documents: most documents to hand on; None is all that have a vote.
-        on_miss: for a text that the store does not hold: "compress" it now, hand on its "text", or "raise".
-        keep_text_top_n: this many nodes of the best score keep their text.
+        on_miss: for a text whose summary is wanted and not in the store: "compress" it now, hand on its "text", or "raise".
         group_key: metadata key that names the adapter group of a text: where nodes are of several groups, the LLM answers with the
             adapter of the one with most score.
         show_progress: a progress bar while compressing.
@@ -43,15 +51,16 @@ class LLoCOPostprocessor(Wired, BaseNodePostprocessor):
         dtype: see LLoCOLLM.
     """
 
-    ratio: int | None = Field(default=None, description="Source tokens per vector.")
+    ratio: int | None = Field(default=None, ge=1, description="Source tokens for each position.")
     token_budget: int | None = Field(default=None, ge=1, description="Most positions of all texts together.")
+    focus: Focus = Field(default="question", description="question or none.")
     max_documents: int | None = Field(default=None, ge=1, description="Most whole documents.")
     on_miss: OnMiss = Field(default="compress", description="compress, text or raise.")
-    keep_text_top_n: int = Field(default=0, ge=0, description="How many of the best nodes keep their text.")
     group_key: str = Field(default="group", description="Metadata key of the adapter group.")
     show_progress: bool = Field(default=False, description="Whether to show a progress bar.")
 
     _documents: Documents | None = PrivateAttr(default=None)
+    _embed_model: Any = PrivateAttr(default="auto")
 
     def __init__(
         self,
@@ -59,33 +68,35 @@ class LLoCOPostprocessor(Wired, BaseNodePostprocessor):
         store: Any = None,
         ratio: int | None = None,
         on_miss: OnMiss = "compress",
-        keep_text_top_n: int = 0,
         group_key: str = "group",
         show_progress: bool = False,
         device: str = "auto",
         dtype: str = "auto",
         token_budget: int | None = None,
+        focus: Focus = "question",
+        embed_model: BaseEmbedding | Literal["auto"] | None = "auto",
         documents: Documents | None = None,
         max_documents: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if token_budget is not None and (ratio is not None or keep_text_top_n):
-            raise BadInput("token_budget decides what each text costs; leave ratio and keep_text_top_n out, or leave token_budget out")
+        if token_budget is not None and ratio is not None:
+            raise BadInput("token_budget decides what each text costs; leave ratio out, or leave token_budget out")
         super().__init__(
             model=model,
             store=store,
             ratio=ratio,
             on_miss=on_miss,
-            keep_text_top_n=keep_text_top_n,
             group_key=group_key,
             show_progress=show_progress,
             device=device,
             dtype=dtype,
             token_budget=token_budget,
+            focus=focus,
             max_documents=max_documents,
             **kwargs,
         )
         self._documents = documents
+        self._embed_model = embed_model
 
     @classmethod
     def class_name(cls) -> str:
@@ -94,39 +105,49 @@ class LLoCOPostprocessor(Wired, BaseNodePostprocessor):
     def _postprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None) -> list[NodeWithScore]:
         if self._documents is not None:
             nodes = whole_documents(nodes, self._documents, self.max_documents)
-        budgeted = self.token_budget is not None
-        fresh = [i for i, n in enumerate(nodes) if is_text(n.node) and (budgeted or not _done(n.node))]
-        shown = dict(zip(fresh, self._shown([nodes[i] for i in fresh]), strict=True))
+        question = query_bundle.query_str if query_bundle is not None and self.focus == "question" else None
+        spent = self.token_budget is not None or question is not None  # one budget for all: what was shown before counts, too
+        fresh = [i for i, n in enumerate(nodes) if is_text(n.node) and (spent or not _done(n.node))]
+        shown = dict(zip(fresh, self._shown([nodes[i] for i in fresh], question), strict=True))
         out = []
         for i, scored in enumerate(nodes):
             if i not in shown:
                 node = scored.node if _done(scored.node) else _harmless(scored.node)
                 out.append(scored if node is scored.node else scored.model_copy(update={"node": node}))
             elif (content := shown[i]) is not None:
-                out.append(scored.model_copy(update={"node": LLoCONode.from_node(scored.node, content.content)}))
+                out.append(scored.model_copy(update={"node": LLoCONode.showing(scored.node, content)}))
         return out
 
-    def _shown(self, nodes: Sequence[NodeWithScore]) -> Sequence[Compressed | None]:
+    def _shown(self, nodes: Sequence[NodeWithScore], question: str | None) -> Sequence[Shown | None]:
         """What the LLM sees in place of the text of each of ``nodes``; None is nothing at all."""
         if not nodes:
             return []
-        engine, texts = self.engine, [n.node.get_content(MetadataMode.NONE) for n in nodes]
-        groups, scores = groups_of([n.node for n in nodes], self.group_key), [n.score for n in nodes]
-        if self.token_budget is None:
-            raw = self._kept_as_text(nodes)
-            return engine.compress(
-                texts, on_miss=self.on_miss, ratio=self.ratio, groups=groups, scores=scores, raw=raw, progress=self.show_progress
-            )
-        frames = [LLoCONode.from_node(n.node, "").get_content(MetadataMode.LLM) for n in nodes]
-        extra = [engine.count(frame, templated=False).n_positions if frame else 0 for frame in frames]
-        return engine.fit(
-            texts, self.token_budget, scores=scores, extra=extra, on_miss=self.on_miss, groups=groups, progress=self.show_progress
+        engine, extra = self.engine, None
+        if self.token_budget is not None:
+            frames = [LLoCONode.from_node(n.node, "").get_content(MetadataMode.LLM) for n in nodes]
+            extra = [engine.count(frame, templated=False).n_positions if frame else 0 for frame in frames]
+        return engine.show(
+            [n.node.get_content(MetadataMode.NONE) for n in nodes],
+            question=question,
+            focus=self.focus,
+            ratio=self.ratio,
+            token_budget=self.token_budget,
+            scores=[n.score for n in nodes],
+            extra=extra,
+            groups=groups_of([n.node for n in nodes], self.group_key),
+            on_miss=self.on_miss,
+            embedder=embedder_of(self._embed_model),
+            progress=self.show_progress,
         )
 
-    def _kept_as_text(self, nodes: Sequence[NodeWithScore]) -> set[int]:
-        """Positions of the best nodes: highest score first, then first come; a missing score is the lowest."""
-        score = [float("-inf") if n.score is None else n.score for n in nodes]
-        return set(sorted(range(len(nodes)), key=lambda i: (-score[i], i))[: self.keep_text_top_n])
+
+def embedder_of(embed_model: BaseEmbedding | Literal["auto"] | None) -> Embedder | Literal["auto"] | None:
+    """``embed_model`` as what ranks spans; "auto" is the application's own, where one is set."""
+    chosen = Settings._embed_model if embed_model == "auto" else embed_model
+    if chosen is None or isinstance(chosen, MockEmbedding):
+        return "auto" if embed_model == "auto" else None
+    name = f"llama_index:{chosen.class_name()}:{chosen.model_name}"
+    return Wrapped(name, chosen.get_text_embedding_batch, chosen.get_query_embedding)
 
 
 def is_text(node: BaseNode) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 from llama_index.core.schema import BaseNode, MetadataMode, NodeRelationship, NodeWithScore, TextNode
 from llama_index.core.storage.docstore import BaseDocumentStore
 
-from lloco_integrations import voting
 from lloco_integrations.errors import BadInput
+from lloco_integrations.show import groups
 
 Documents = BaseDocumentStore | Mapping[str, BaseNode | str] | Callable[[str], BaseNode | str | None]
 """Where whole documents are found by their ids (the ``ref_doc_id`` of their passages)."""
@@ -24,7 +24,7 @@ def whole_documents(nodes: Sequence[NodeWithScore], documents: Documents, most: 
     if nodes and all(n.node.ref_doc_id is None for n in nodes):
         raise BadInput("documents= is given, but no node names the document it comes from (ref_doc_id); leave documents= out")
     ranked = sorted(nodes, key=lambda n: float("inf") if n.score is None else -n.score)
-    found = voting.documents([n.node.ref_doc_id or n.node.node_id for n in ranked])
+    found = groups.documents([n.node.ref_doc_id or n.node.node_id for n in ranked])
     out = []
     for name, ranks in list(found.items())[:most]:
         passages = [ranked[rank] for rank in ranks]

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ FORMAT = 1
 @dataclass(frozen=True)
 class Manifest:
     """``lloco.json``. ``source``: what the directory was made from, so that a newer package makes it again. ``base``: the model
-    that the weights were trained over: a preset, a directory or a hub id."""
+    that the weights were trained over: a preset, a directory or a hub id. ``focus``: how a budget is best spent, see FocusRecipe."""
 
     spec: CompressorSpec
     name: str
@@ -40,6 +41,7 @@ class Manifest:
     chat: bool
     source: str = ""
     base: str = ""
+    focus: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_directory(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,12 @@ def load_model(
 
         with no_bars():
             model = load_client(name, directory, where, kind, None if dtype == "auto" else kind, runtime)
-        model.adapters = paths
-        return model
-    load = _load_directory if (directory / MANIFEST).is_file() else _load_autocompressor
-    with no_bars():
-        model = load(name, directory, where, kind)
+    else:
+        load = _load_directory if (directory / MANIFEST).is_file() else _load_autocompressor
+        with no_bars():
+            model = load(name, directory, where, kind)
     model.adapters = paths
+    model.focus = _focus(name, directory)
     return model
 
 
@@ -75,6 +76,15 @@ def decoder_directory(name_or_path: str | Path) -> Path:
     from lloco_integrations.compressors.checkpoint import open_checkpoint
 
     return open_checkpoint(directory).directory
+
+
+def _focus(name: str, directory: Path) -> Mapping[str, Any]:
+    """How a budget is best spent with a model's weights: of a preset as this package measured it, else as its manifest says."""
+    preset = PRESETS.get(name)
+    if preset is not None and preset.weights is not None:
+        recipe: Mapping[str, Any] = json.loads((preset.weights / "recipe.json").read_text(encoding="utf-8"))
+        return dict(recipe.get("focus") or {})
+    return dict(read_manifest(directory).focus) if (directory / MANIFEST).is_file() else {}
 
 
 def _directory(name_or_path: str | Path) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lloco_integrations.errors import ModelNotFound
-from lloco_integrations.models.fetch import fetch_member, sha256
+from lloco_integrations.models.fetch import fetch_member, identity_of
 from lloco_integrations.models.presets import TRAINED, Preset
 from lloco_integrations.paths import home
 
@@ -95,7 +95,7 @@ def _source(preset: Preset) -> str:
     missing = [name for name in TRAINED if not (preset.weights / name).exists()]
     if missing:
         raise ModelNotFound(f"the package lacks the trained weights of {preset.name!r} ({missing} in {preset.weights}); install it again")
-    parts = [preset.wheel.sha256, preset.chat_template or "", *(sha256(preset.weights / n) for n in TRAINED)]
+    parts = [preset.wheel.sha256, preset.chat_template or "", *(identity_of(preset.weights / n) for n in TRAINED)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from lloco_integrations.compressors.mean_pool import MeanPoolEncoder, Projector,
 from lloco_integrations.errors import IncompatibleAdapter, ModelNotFound
 from lloco_integrations.fingerprint import fingerprint
 from lloco_integrations.models.directory import Manifest, save_directory
-from lloco_integrations.models.fetch import sha256
+from lloco_integrations.models.fetch import identity_of
 from lloco_integrations.types import CompressorSpec
 
 if TYPE_CHECKING:
@@ -73,7 +73,15 @@ def merge(
         ratios=tuple(recipe["ratios"]),
     )
     chat = tokenizer.chat_template is not None
-    manifest = Manifest(spec, name, bidirectional=recipe["bidirectional"], chat=chat, source=made_from, base=str(recipe.get("base", "")))
+    manifest = Manifest(
+        spec,
+        name,
+        bidirectional=recipe["bidirectional"],
+        chat=chat,
+        source=made_from,
+        base=str(recipe.get("base", "")),
+        focus=recipe.get("focus", {}),
+    )
     encoder = MeanPoolEncoder(trunk.to(dtype), projector.to(torch.float32), bidirectional=recipe["bidirectional"])
     save_directory(directory, manifest, encoder, decoder.to(dtype), tokenizer)
     return directory
@@ -85,4 +93,4 @@ def _identity(base: Any, weights: Path) -> str:
         whole.update(name.encode())
         whole.update(tensor.detach().float().cpu().numpy().tobytes())
     files = sorted(p for p in weights.rglob("*") if p.suffix == ".safetensors" or p.name == "recipe.json")
-    return hashlib.sha256(json.dumps([whole.hexdigest(), *map(sha256, files)]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([whole.hexdigest(), *map(identity_of, files)]).encode()).hexdigest()

@@ -15,7 +15,7 @@ from lloco_integrations.compressors.base import Compressor, Progress
 from lloco_integrations.errors import BadInput, IncompatibleAdapter, LLoCOError, PlaceholderError
 from lloco_integrations.models.card import check_card
 from lloco_integrations.placeholder import Placeholder, unknown_key
-from lloco_integrations.prompting import Prompter, Segment
+from lloco_integrations.prompting import Prompter, Segment, omitted
 from lloco_integrations.types import (
     NO_ADAPTER,
     CompressorSpec,
@@ -38,7 +38,8 @@ Prompt = str | Sequence[Message] | Sequence[Segment | SummaryEmbeddings]
 @dataclass
 class LLoCOModel:
     """See ``load_model``. ``tokenizer`` and ``prompter`` are None for a checkpoint without a tokenizer: only ``_ids`` calls work then.
-    ``adapters``: name -> directory or hub id of a LoRA. ``weights``: the decoder's, None where it runs elsewhere."""
+    ``adapters``: name -> directory or hub id of a LoRA. ``weights``: the decoder's, None where it runs elsewhere. ``focus``: how a budget is
+    best spent with these weights, see ``show.policy.FocusRecipe``."""
 
     name: str
     compressor: Compressor
@@ -47,6 +48,7 @@ class LLoCOModel:
     tokenizer: PreTrainedTokenizerBase | None
     prompter: Prompter | None
     adapters: Mapping[str, str] = field(default_factory=dict)
+    focus: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def decoder(self) -> PreTrainedModel:
@@ -113,8 +115,10 @@ class LLoCOModel:
         Raises PlaceholderError for a key that ``store`` does not hold, IncompatibleSummary for another compressor's summary.
         """
         segments: Sequence[Segment | SummaryEmbeddings]
+        source = 0
         if isinstance(prompt, str) or all(isinstance(m, Message) for m in prompt):
             segments = self._prompter().segments(prompt)  # type: ignore[arg-type]
+            source = omitted(prompt)  # type: ignore[arg-type]
         else:
             segments = prompt  # type: ignore[assignment]
         keys = list(dict.fromkeys(s.key for s in segments if isinstance(s, Placeholder)))
@@ -127,10 +131,12 @@ class LLoCOModel:
                     raise PlaceholderError(unknown_key(store.url, key))
                 found[key] = summary
         pieces: list[list[int] | torch.Tensor] = []
-        positions = source = 0
+        positions = 0
+        n_shared: int | None = None
         for segment in segments:
             if isinstance(segment, Placeholder):
-                summary, ratio = found[segment.key], segment.ratio
+                n_shared = len(pieces) if n_shared is None and segment.windows is not None else n_shared
+                summary, ratio = found[segment.key].part(segment.windows), segment.ratio
             elif isinstance(segment, SummaryEmbeddings):
                 summary, ratio = segment, None
             else:
@@ -142,7 +148,7 @@ class LLoCOModel:
             pieces.append(rows)
             positions += rows.shape[0]
             source += summary.n_tokens
-        return ResolvedPrompt(tuple(pieces), positions, source)
+        return ResolvedPrompt(tuple(pieces), positions, source, n_shared)
 
     def generate(
         self,

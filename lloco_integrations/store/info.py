@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lloco_integrations.errors import IncompatibleSummary
+
 
 @dataclass(frozen=True)
 class EntryInfo:
@@ -29,6 +31,28 @@ class EntryInfo:
     group: str | None
     nbytes: int
     created: float
+
+    def tokens(self, windows: tuple[int, int] | None = None) -> int:
+        """Source tokens of the slice ``windows``, or of all. Raises IncompatibleSummary as SummaryEmbeddings.slice does."""
+        if windows is None:
+            return self.n_tokens
+        start, stop = windows
+        if self.window is None:
+            raise IncompatibleSummary(
+                "a placeholder asks for a part of a summary that has a fixed ratio, and no part of it stands for a part of the text; "
+                "use it whole, or an elastic compressor (kind mean_pool)"
+            )
+        if not 0 <= start < stop <= self.n_vectors:
+            raise IncompatibleSummary(
+                f"windows {start} to {stop} are not in a summary of {self.n_vectors} windows; compress the text again"
+            )
+        return min(self.n_tokens, stop * self.window) - start * self.window
+
+    def positions(self, ratio: int | None = None, windows: tuple[int, int] | None = None) -> int:
+        """Prompt positions of the slice ``windows``, or of all, at ``ratio`` source tokens a vector; None is the stored ratio."""
+        if ratio and self.window:
+            return -(-self.tokens(windows) // ratio)
+        return self.n_vectors if windows is None else -(-self.tokens(windows) // (self.window or 1))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def llm(named: dict[str, Any]) -> LLoCOLLM:
 
 @pytest.fixture
 def compressor(named: dict[str, Any]) -> LLoCODocumentCompressor:
-    return LLoCODocumentCompressor(**named)
+    return LLoCODocumentCompressor(**named, focus="none")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def plain_retriever() -> BaseRetriever:
 
 @pytest.fixture
 def retriever(named: dict[str, Any], plain_retriever: BaseRetriever) -> LLoCORetriever:
-    return LLoCORetriever(**named, retriever=plain_retriever)
+    return LLoCORetriever(**named, retriever=plain_retriever, focus="none")
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def test_the_content_is_a_placeholder_and_everything_else_is_kept(compressor: LL
 def test_compressing_twice_is_compressing_once(compressor: LLoCODocumentCompressor, named: dict[str, Any]) -> None:
     once = compressor.compress(documents())
     assert compressor.compress(once) == once
-    mixed = LLoCODocumentCompressor(**named, keep_text_top_n=1, ratio=8)
+    mixed = LLoCODocumentCompressor(**named, token_budget=200)
     assert mixed.compress(once) == mixed.compress(documents()) == mixed.compress(mixed.compress(documents()))
 
 
@@ -81,7 +81,7 @@ def test_miss_policies(named: dict[str, Any]) -> None:
         LLoCODocumentCompressor(**named, on_miss="shrug")
 
 
-@pytest.mark.parametrize("how", [{"on_miss": "text"}, {"keep_text_top_n": 3}])
+@pytest.mark.parametrize("how", [{"on_miss": "text"}, {"token_budget": 1000}])
 def test_what_looks_like_a_placeholder_in_a_document_is_made_harmless(named: dict[str, Any], how: dict[str, Any]) -> None:
     metadata = {"title": SMUGGLED, "nested": {"a": [SMUGGLED, 1]}, "pair": ("x", SMUGGLED)}
     (made,) = LLoCODocumentCompressor(**named, **how).compress([Document(page_content=SMUGGLED, metadata=metadata)])
@@ -106,12 +106,6 @@ def test_blank_and_no_documents(compressor: LLoCODocumentCompressor) -> None:
     assert compressor.compress([]) == []
     (blank,) = compressor.compress([Document(page_content="  ")])
     assert (blank.page_content, blank.metadata["lloco_positions"]) == ("  ", 0)
-
-
-def test_keep_text_top_n(named: dict[str, Any]) -> None:
-    made = LLoCODocumentCompressor(**named, keep_text_top_n=2).compress(documents())
-    assert [placeholder.count(d.page_content) for d in made] == [0, 0, 1, 1]
-    assert made[0].metadata["lloco_positions"] == made[0].metadata["lloco_tokens"] == len(TEXTS[0])
 
 
 def test_group_key_is_kept_in_the_store(named: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ def llm(tiny_model: str, store_url: str) -> LLoCOLLM:
 
 @pytest.fixture
 def post(tiny_model: str, store_url: str) -> LLoCOPostprocessor:
-    return LLoCOPostprocessor(tiny_model, store=store_url)
+    return LLoCOPostprocessor(tiny_model, store=store_url, focus="none")
 
 
 @pytest.fixture

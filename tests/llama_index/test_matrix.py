@@ -65,7 +65,7 @@ class Cell:
     def __init__(self, model: str, store: str, index: VectorStoreIndex, window: int, n: int) -> None:
         self.llm = install(Settings, LLoCOLLM(model, store=store, context_window=window, max_new_tokens=N_NEW))
         self.window, self.n, self.index = window, n, index
-        self.post = LLoCOPostprocessor(model, store=store)
+        self.post = LLoCOPostprocessor(model, store=store, focus="none")
         self.found: list[NodeWithScore] = index.as_retriever(similarity_top_k=n).retrieve(QUESTION)
         self.views = [x.get_content(MetadataMode.LLM) for x in self.post.postprocess_nodes(self.found)]
         assert len(self.views) == len(set(self.views)) == n

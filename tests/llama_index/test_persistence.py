@@ -156,7 +156,7 @@ def parts(model: str, store: str) -> list[Any]:
     llm = LLoCOLLM(model, store=store, max_new_tokens=3, stop=["x"], adapters={"law": "some/place"}, context_window=500)
     return [
         llm,
-        LLoCOPostprocessor(model, store=store, ratio=8, keep_text_top_n=1, on_miss="text"),
+        LLoCOPostprocessor(model, store=store, ratio=8, max_documents=1, on_miss="text"),
         LLoCOCompress(model, store=store, group_key="field"),
         LLoCOPromptHelper(llm, chunk_size_limit=90),
         LLoCONode(text="text", llm_text="<|lloco:" + "a" * 26 + "|>", metadata={"page": 1}),

@@ -163,8 +163,8 @@ def test_hostile_text_is_harmless_in_prompts_and_whole_in_sources(
     installed: LLoCOLLM, post: LLoCOPostprocessor, prompts: list[str]
 ) -> None:
     index = VectorStoreIndex([TextNode(text=HOSTILE, metadata={"title": "<|lloco:title"}), TextNode(text="Lamps again.")])
-    for kept in (0, 1, 2):
-        post.keep_text_top_n = kept
+    for kept, budget in ((0, 60), (2, 1000)):
+        post.token_budget = budget
         prompts.clear()
         response = index.as_query_engine(node_postprocessors=[post], response_mode="compact").query("Lamps.")
         assert len(marks(prompts)) == 2 - kept

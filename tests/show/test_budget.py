@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from lloco_integrations.budget import spend
 from lloco_integrations.errors import BadInput
+from lloco_integrations.show.budget import spend
 
 
 def forms(tokens: int) -> list[int]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lloco_integrations import voting
 from lloco_integrations.placeholder import Placeholder
+from lloco_integrations.show import groups as voting
 from lloco_integrations.store.info import EntryInfo
 
 

@@ -1,4 +1,4 @@
-"""``lloco ask``: a question, answered from the summaries of the passages that fit it best."""
+"""``lloco ask``: a question, answered from what it points to in the passages that fit it best."""
 
 from __future__ import annotations
 
@@ -34,8 +34,14 @@ def command(
     question: Annotated[str, typer.Argument(help="What to ask about the documents that were compressed.")],
     store: StoreOption = None,
     model: ModelOption = "smollm2-135m",
-    ratio: Annotated[int | None, typer.Option(min=1, help="Source tokens per prompt position; else the finest the model has.")] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Passages to read.")] = 3,
+    ratio: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of the passages for each position of the prompt; else the model's own, 8.")
+    ] = None,
+    token_budget: Annotated[int | None, typer.Option(min=1, help="Positions for all passages together, in place of --ratio.")] = None,
+    focus: Annotated[
+        str, typer.Option(help="question: its sentences stand as text, the rest as vectors or not at all; none: one ratio for all.")
+    ] = "question",
+    top_k: Annotated[int, typer.Option(min=1, help="Passages to read.")] = 8,
     adapter: Annotated[str | None, typer.Option(help="Directory or hub id of a LoRA learnt for these documents.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the answer, at most.")] = 128,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -55,10 +61,19 @@ def command(
     url = store_url(store)
     with Catalogue.open(url, create=False) as catalogue, SummaryStore.open(url, create=False) as opened:
         engine = Engine(model, opened, {"default": adapter} if adapter else {}, device=device)
-        found = search(catalogue, embedding.load(device), question, top_k)
+        embedder = embedding.load(device)
+        found = search(catalogue, embedder, question, top_k)
         if not found:
             raise BadInput(f"no document is left in {shown(url)}; begin with: lloco compress PATH")
-        parts = engine.compress([f.passage.text for f in found], ratio=ratio)
+        parts = engine.show(
+            [f.passage.text for f in found],
+            question=question,
+            focus=focus,  # type: ignore[arg-type]  # checked there
+            ratio=ratio,
+            token_budget=token_budget,
+            scores=[f.score for f in found],
+            embedder=embedder,
+        )
         answer = ""
         for chunk in engine.stream(prompt(found, parts, question), GenerationParams(max_new_tokens=max_new_tokens)):
             answer += chunk.delta
@@ -96,26 +111,43 @@ def search(catalogue: Catalogue, embedder: Embedder, question: str, top_k: int) 
     return [Found(passages[i], float(scores[i])) for i in best]
 
 
-def prompt(found: Sequence[Found], parts: Sequence[Shown], question: str) -> list[Message]:
-    """The conversation: titles as text, passages as placeholders, the question."""
+def prompt(found: Sequence[Found], parts: Sequence[Shown | None], question: str) -> list[Message]:
+    """The conversation: titles and what stands for each passage, if anything does; the question."""
     from lloco_integrations.placeholder import neutralise
     from lloco_integrations.training.templates import PLAIN
 
     titles = [f"title: {neutralise(f.passage.title)}\n\n" if f.passage.title else "" for f in found]
-    context = "\n\n".join(title + part.content for title, part in zip(titles, parts, strict=True))
+    context = "\n\n".join(title + part.content for title, part in zip(titles, parts, strict=True) if part is not None)
     return PLAIN.fill(context, neutralise(question))
 
 
-def _show(found: Sequence[Found], parts: Sequence[Shown], usage: Usage) -> None:
-    typer.echo("\n\nSources")
-    for number, one in enumerate(found, 1):
-        typer.echo(f"\n{number}. {printable(_where(one.passage))} (score {one.score:.2f})")
-        typer.echo("\n".join(f"   {line}" for line in printable(one.passage.text).splitlines()))
-    positions, tokens = sum(p.n_positions for p in parts), sum(p.n_tokens for p in parts)
+def _show(found: Sequence[Found], parts: Sequence[Shown | None], usage: Usage) -> None:
+    typer.echo("\n\nSources, with what was read as text between >> and <<")
+    left_out = []
+    for number, (one, part) in enumerate(zip(found, parts, strict=True), 1):
+        where = f"{number}. {printable(_where(one.passage))} (score {one.score:.2f})"
+        if part is None:
+            left_out.append(where)
+            continue
+        typer.echo(f"\n{where}")
+        typer.echo("\n".join(f"   {line}" for line in printable(marked(one.passage.text, part.as_text)).splitlines()))
+    if left_out:
+        typer.echo("\nFound, and not read: " + "; ".join(left_out))
+    read = [part for part in parts if part is not None]
+    positions, tokens = sum(p.n_positions for p in read), sum(p.n_tokens for p in read)
     typer.echo(
-        f"\n{tokens:,} tokens of sources were read as {positions:,} positions ({tokens / max(1, positions):.1f}x); "
+        f"\n{tokens:,} tokens of these sources stood in {positions:,} positions ({tokens / max(1, positions):.1f}x); "
         f"the whole prompt took {usage.prompt_tokens:,} positions in place of {usage.source_tokens:,}"
     )
+
+
+def marked(text: str, as_text: Sequence[tuple[int, int]]) -> str:
+    """``text`` with marks around the stretches that were read as text; without, where that is all of it."""
+    if as_text and as_text[0][0] == 0 and as_text[-1][1] >= len(text.rstrip()) and len(as_text) == 1:
+        return text
+    for start, stop in reversed(as_text):
+        text = f"{text[:start]}>>{text[start:stop]}<<{text[stop:]}"
+    return text
 
 
 def _where(passage: Passage) -> str:
@@ -124,7 +156,7 @@ def _where(passage: Passage) -> str:
     return ", ".join(part for part in (path, passage.place, passage.title) if part)
 
 
-def _as_dict(question: str, answer: str, found: Sequence[Found], parts: Sequence[Shown], usage: Usage) -> dict[str, object]:
+def _as_dict(question: str, answer: str, found: Sequence[Found], parts: Sequence[Shown | None], usage: Usage) -> dict[str, object]:
     sources = [
         {
             "path": one.passage.path,
@@ -132,8 +164,9 @@ def _as_dict(question: str, answer: str, found: Sequence[Found], parts: Sequence
             "title": one.passage.title,
             "score": round(one.score, 4),
             "text": one.passage.text,
-            "tokens": part.n_tokens,
-            "positions": part.n_positions,
+            "tokens": part.n_tokens if part is not None else None,
+            "positions": part.n_positions if part is not None else 0,
+            "read_as_text": [list(stretch) for stretch in part.as_text] if part is not None else [],
         }
         for one, part in zip(found, parts, strict=True)
     ]

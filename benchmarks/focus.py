@@ -1,0 +1,286 @@
+"""Focus beside what people use, at equal positions: F1, positions, seconds a query and the share of choosing what to show.
+
+    python -m benchmarks.focus --json benchmarks/results/focus.json
+
+Every row reads the same retrieved passages (``--top-k`` of at most 150 tokens, found with MiniLM), or the same whole document, with the
+same decoder and the same prompt; rows differ in what is shown. A row at 8x may take one position for 8 tokens of all texts together.
+Resumable: a set's row that is in the file is not asked again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.provenance import called, device_of, provenance
+from lloco_integrations import Engine, GenerationParams, embedding, placeholder
+from lloco_integrations.evaluation.datasets import Document, Question, read_documents, read_questions
+from lloco_integrations.evaluation.metrics import bootstrap, f1
+from lloco_integrations.evaluation.retrieval import cut
+from lloco_integrations.show.policy import FocusRecipe
+from lloco_integrations.training.templates import PLAIN
+
+SHORT = ("squad_paragraph.dev", "squadshifts_new_wiki.test", "narrativeqa_summary.dev", "fairytaleqa.dev", "examples")
+LONG = ("squality.dev", "qmsum.dev", "leval_natural_question.test", "loogle_sample.test", "financebench_full.test")
+RATIOS = (8, 16, 30)
+PEERS = ("cut", "fewer", "optimizer", "filter", "sentences", "focus", "vectors")
+PASSAGE_TOKENS = 150
+MOST_PASSAGES = 6000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question and the texts that are read for it, best first, with their scores."""
+
+    question: Question
+    texts: list[str]
+    scores: list[float]
+
+
+class Bench:
+    """One model, one embedding model, and the ways of showing texts."""
+
+    def __init__(self, model: str, recipe: FocusRecipe | None = None) -> None:
+        self.engine = Engine(model, "memory://")
+        self.embedder = embedding.load()
+        self.recipe = recipe
+        self._models: dict[str, Any] = {}
+
+    def tokens(self, text: str) -> int:
+        return len(self.engine.model.text_ids(placeholder.neutralise(text))) if text.strip() else 0
+
+    def cost(self, content: str) -> int:
+        return self.engine.count(content, templated=False).n_positions if content.strip() else 0
+
+    def shown(self, row: str, asked: Asked, budget: int, ratio: int) -> str:
+        """What ``row`` shows of the texts."""
+        kind, _, options = row.partition(":")
+        how: Callable[[Asked, int, int], str] = getattr(self, f"_{kind}")
+        if options:
+            recipe = FocusRecipe(**{k: float(v) if k == "text_share" else int(v) for k, v in (o.split("=") for o in options.split(","))})
+            return self._focused(asked, budget, recipe)
+        return how(asked, budget, ratio)
+
+    def _none(self, asked: Asked, budget: int, ratio: int) -> str:
+        return ""
+
+    def _text(self, asked: Asked, budget: int, ratio: int) -> str:
+        whole = "\n\n".join(placeholder.neutralise(t) for t in asked.texts)
+        return self._first(whole, self.engine.model.window - 600)
+
+    def _first(self, text: str, most: int) -> str:
+        prompter = self.engine.model.prompter
+        assert prompter is not None
+        ids = prompter.text_ids(text)
+        return text if len(ids) <= most else prompter.text_of(ids[:most])
+
+    def _cut(self, asked: Asked, budget: int, ratio: int) -> str:
+        return self._first("\n\n".join(placeholder.neutralise(t) for t in asked.texts), budget)
+
+    def _fewer(self, asked: Asked, budget: int, ratio: int) -> str:
+        taken: list[str] = []
+        for text in asked.texts if len(asked.texts) > 1 else self._passages(asked):
+            if taken and self.cost("\n\n".join([*taken, text])) > budget:
+                break
+            taken.append(placeholder.neutralise(text))
+        return self._first("\n\n".join(taken), budget)
+
+    def _passages(self, asked: Asked) -> list[str]:
+        """The passages of a whole document, best first."""
+        found = cut(asked.texts[0], self.tokens, PASSAGE_TOKENS)
+        scores = self._vectors(found) @ self.embedder.embed_question(asked.question.question)
+        return [found[i] for i in np.argsort(-scores, kind="stable")]
+
+    def _vectors(self, texts: Sequence[str]) -> Any:
+        key = str(hash(tuple(texts)))
+        if key not in self._models:
+            self._models[key] = self.embedder.embed(texts)
+        return self._models[key]
+
+    def _optimizer(self, asked: Asked, budget: int, ratio: int) -> str:
+        """LlamaIndex's SentenceEmbeddingOptimizer, at the share of sentences that is 1 / ratio."""
+        from llama_index.core.postprocessor import SentenceEmbeddingOptimizer
+        from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+        from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+        if "llama" not in self._models:
+            self._models["llama"] = HuggingFaceEmbedding(str(embedding.model_directory()))
+        made = SentenceEmbeddingOptimizer(embed_model=self._models["llama"], percentile_cutoff=1 / ratio)
+        nodes = [NodeWithScore(node=TextNode(text=t), score=s) for t, s in zip(asked.texts, asked.scores, strict=True)]
+        out = made.postprocess_nodes(nodes, QueryBundle(asked.question.question))
+        return self._first("\n\n".join(placeholder.neutralise(n.node.get_content()) for n in out), budget)
+
+    def _filter(self, asked: Asked, budget: int, ratio: int) -> str:
+        """LangChain's EmbeddingsFilter over sentences: as many of the nearest as the budget holds, in its order."""
+        import sentencex
+        from langchain_classic.retrievers.document_compressors import EmbeddingsFilter
+        from langchain_core.documents import Document as LangChainDocument
+        from langchain_huggingface import HuggingFaceEmbeddings
+
+        if "langchain" not in self._models:
+            self._models["langchain"] = HuggingFaceEmbeddings(model_name=str(embedding.model_directory()))
+        sentences = [LangChainDocument(s.strip()) for t in asked.texts for s in sentencex.segment("en", t) if s.strip()]
+        ranked = EmbeddingsFilter(embeddings=self._models["langchain"], k=len(sentences)).compress_documents(
+            sentences, asked.question.question
+        )
+        taken: list[str] = []
+        for found in ranked:
+            if taken and self.cost(" ".join([*taken, found.page_content])) > budget:
+                break
+            taken.append(placeholder.neutralise(found.page_content))
+        return self._first(" ".join(taken), budget)
+
+    def _sentences(self, asked: Asked, budget: int, ratio: int) -> str:
+        return self._focused(asked, budget, FocusRecipe())
+
+    def _focus(self, asked: Asked, budget: int, ratio: int) -> str:
+        return self._focused(asked, budget, self.recipe)
+
+    def _focused(self, asked: Asked, budget: int, recipe: FocusRecipe | None) -> str:
+        model = self.engine.model
+        before = model.focus
+        if recipe is not None:
+            model.focus = vars(recipe)
+        try:
+            made = self.engine.show(
+                asked.texts, question=asked.question.question, token_budget=budget, scores=asked.scores, embedder=self.embedder
+            )
+        finally:
+            model.focus = before
+        return "\n\n".join(s.content for s in made if s is not None)
+
+    def _vectors_row(self, asked: Asked, budget: int, ratio: int) -> str:
+        fit = next((r for r in self.engine.model.spec.ratios if r >= ratio), self.engine.model.spec.ratios[-1])
+        return "\n\n".join(c.content for c in self.engine.compress(asked.texts, ratio=fit))
+
+    def ask(self, row: str, asked: Sequence[Asked], ratio: int, batch: int, max_new_tokens: int = 24) -> dict[str, Any]:
+        """Every question in one row."""
+        kind = "vectors_row" if row == "vectors" else row
+        contents, choosing, budgets = [], [], []
+        for one in asked:
+            budgets.append(math.ceil(sum(map(self.tokens, one.texts)) / ratio))
+            self.shown(kind, one, budgets[-1], ratio)  # once before: what is kept of a text is not made again
+            began = time.perf_counter()
+            contents.append(self.shown(kind, one, budgets[-1], ratio))
+            choosing.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        answers = []
+        for at in range(0, len(asked), batch):
+            prompts = [PLAIN.fill(c, a.question.question) for c, a in zip(contents[at : at + batch], asked[at : at + batch], strict=True)]
+            answers += self.engine.generate(prompts, GenerationParams(max_new_tokens=max_new_tokens))
+        seconds = (time.perf_counter() - began) / len(asked)
+        scores = [100 * f1(a.text, one.question.answers) for a, one in zip(answers, asked, strict=True)]
+        positions = [self.cost(c) for c in contents]
+        return {
+            "f1": vars(bootstrap(scores)),
+            "positions": sum(positions) / len(positions),
+            "over_budget": sum(p > b for p, b in zip(positions, budgets, strict=True)) if row not in ("text", "none", "vectors") else 0,
+            "choosing_seconds": sum(choosing) / len(choosing),
+            "answering_seconds": seconds,
+            "answers": [
+                {"id": one.question.id, "f1": round(s, 1), "positions": p, "answer": a.text}
+                for one, s, p, a in zip(asked, scores, positions, answers, strict=True)
+            ],
+        }
+
+
+def load(name: str, limit: int) -> tuple[list[Document], list[Question]]:
+    """A set's documents and ``limit`` of its questions, drawn with a fixed seed."""
+    if name == "examples":
+        from lloco_integrations.examples import load_documents, load_questions
+
+        documents = [Document(d.doc_id, "", d.text) for d in load_documents()]
+        questions = [Question(f"q{i}", q.doc_id, q.question, tuple(q.answers)) for i, q in enumerate(load_questions("heldout"))]
+    else:
+        folder = Path(os.environ.get("LLOCO_DATA", "../shared/data"))
+        documents = list(read_documents(folder / f"{name}.docs.jsonl.gz"))
+        questions = [q for q in read_questions(folder / f"{name}.qa.jsonl.gz") if q.answers]
+    return documents, random.Random(0).sample(questions, min(limit, len(questions)))
+
+
+def retrieved(bench: Bench, documents: Sequence[Document], questions: Sequence[Question], top_k: int) -> list[Asked]:
+    """Each question with the passages of all documents that are nearest to it."""
+    wanted = {q.doc_id for q in questions}
+    ordered = sorted(documents, key=lambda d: d.doc_id not in wanted)
+    passages: list[str] = []
+    for document in ordered:
+        if len(passages) >= MOST_PASSAGES and document.doc_id not in wanted:
+            break
+        passages += cut(document.text, bench.tokens, PASSAGE_TOKENS)
+    vectors = bench.embedder.embed(passages)
+    found = []
+    for question in questions:
+        scores = vectors @ bench.embedder.embed_question(question.question)
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        found.append(Asked(question, [passages[i] for i in best], [float(scores[i]) for i in best]))
+    return found
+
+
+def whole(documents: Sequence[Document], questions: Sequence[Question]) -> list[Asked]:
+    """Each question with its whole document."""
+    texts = {d.doc_id: d.text for d in documents}
+    return [Asked(q, [texts[q.doc_id]], [1.0]) for q in questions]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--sets", nargs="*", default=[*SHORT, *LONG])
+    parser.add_argument("--rows", nargs="*", default=list(PEERS), help="also focus:text_share=0.7,finest=8, which is that recipe")
+    parser.add_argument("--ratios", nargs="*", type=int, default=list(RATIOS))
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--top-k", type=int, default=8)
+    parser.add_argument("--limit", type=int, default=100, help="questions a set")
+    parser.add_argument("--batch", type=int, default=16)
+    args = parser.parse_args()
+    report: dict[str, Any] = json.loads(args.json.read_text()) if args.json.exists() else {"sets": {}}
+    bench = Bench(args.model)
+    report |= {
+        "what": __doc__.splitlines()[0],
+        "model": called(args.model),
+        "fingerprint": bench.engine.model.fingerprint,
+        "recipe": vars(FocusRecipe.of(bench.engine.model.focus)),
+        "device": device_of(bench.engine.model),
+        "top_k": args.top_k,
+        **provenance(("torch", "transformers", "lloco_integrations", "llama-index-core", "langchain-classic", "sentencex", "bm25s")),
+    }
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    for name in args.sets:
+        documents, questions = load(name, args.limit)
+        rows = report["sets"].setdefault(name, {})
+        todo = [
+            (row, r)
+            for row, r in [("none", 1), ("text", 1), *((row, r) for r in args.ratios for row in args.rows)]
+            if _key(row, r) not in rows
+        ]
+        if not todo:
+            continue
+        asked = whole(documents, questions) if name in LONG else retrieved(bench, documents, questions, args.top_k)
+        for row, ratio in todo:
+            batch = args.batch if row != "text" else max(1, args.batch // (8 if name in LONG else 2))
+            made = rows[_key(row, ratio)] = bench.ask(row, asked, ratio, batch)
+            args.json.write_text(json.dumps(report, indent=1) + "\n")
+            interval = bootstrap([a["f1"] for a in made["answers"]])
+            print(
+                f"{name} {_key(row, ratio):>36}  F1 {interval}  positions {made['positions']:.0f}  "
+                f"choosing {made['choosing_seconds']:.3f} s, answering {made['answering_seconds']:.2f} s",
+                flush=True,
+            )
+
+
+def _key(row: str, ratio: int) -> str:
+    return row if row in ("none", "text") else f"{row} {ratio}x"
+
+
+if __name__ == "__main__":
+    main()

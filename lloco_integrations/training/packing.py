@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,17 +13,20 @@ from torch import nn
 from lloco_integrations.placeholder import Placeholder
 from lloco_integrations.prompting import device_of
 from lloco_integrations.training.data import Row
+from lloco_integrations.training.fused import Layout, fits, run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
 class Packed:
-    """One decoder pass: ``embeds (rows, length, hidden)``, ``attention (rows, 1, length, length)`` additive, ``positions (rows, length)``,
-    and for each target token its row, the position that predicts it, its id and its weight (all ``(n_targets,)``)."""
+    """One decoder pass: rows end to end, ``embeds (total, hidden)`` and ``positions (total,)``, ``layout`` says which are whose. For each
+    target token: where the position is that predicts it, ``at``, its id, its weight, and its question (all ``(n_targets,)``)."""
 
     embeds: torch.Tensor
-    attention: torch.Tensor
+    layout: Layout
     positions: torch.Tensor
-    row: torch.Tensor
     at: torch.Tensor
     target: torch.Tensor
     weight: torch.Tensor
@@ -35,67 +39,60 @@ def pack(
     vectors: Callable[[Placeholder], torch.Tensor],
 ) -> Packed:
     """Tensors of ``rows``; gradients flow through the vectors of placeholders."""
-    ids: list[torch.Tensor] = []
-    positions, owners, stand_ins = [], [], []
+    tokens: list[int] = []
+    stands: list[torch.Tensor] = []
     shown: list[torch.Tensor] = []
-    where: list[tuple[int, int, int, float, int]] = []
+    lengths: list[tuple[int, tuple[int, ...]]] = []
+    where: list[tuple[int, int, float, int]] = []
     question = 0
-    for r, row in enumerate(rows):
-        tokens: list[int] = []
-        stands: list[bool] = []
+    for row in rows:
+        start = len(tokens)
         for segment in row.prefix:
             if isinstance(segment, Placeholder):
                 shown.append(vectors(segment))
+                stands.append(torch.arange(len(tokens), len(tokens) + len(shown[-1])))
                 tokens += [0] * len(shown[-1])
-                stands += [True] * len(shown[-1])
             else:
                 tokens += segment
-                stands += [False] * len(segment)
-        n_prefix = len(tokens)
-        position, owner = list(range(n_prefix)), [0] * n_prefix
-        for b, branch in enumerate(row.branches, 1):
+        prefix = len(tokens) - start
+        for branch in row.branches:
             first = len(tokens) + len(branch.prompt) - 1
-            where += [(r, first + i, token, branch.weight, question) for i, token in enumerate(branch.target)]
-            own = [*branch.prompt, *branch.target[:-1]]
-            tokens += own
-            position += range(n_prefix, n_prefix + len(own))
-            owner += [b] * len(own)
+            where += [(first + i, token, branch.weight, question) for i, token in enumerate(branch.target)]
+            tokens += [*branch.prompt, *branch.target[:-1]]
             question += 1
-        ids.append(torch.tensor(tokens))
-        stand_ins.append(torch.tensor(stands + [False] * (len(tokens) - n_prefix)))
-        positions.append(torch.tensor(position))
-        owners.append(torch.tensor(owner))
+        lengths.append((prefix, tuple(len(b.prompt) + len(b.target) - 1 for b in row.branches)))
     device = device_of(token_embeddings)
-    stacked = token_embeddings(nn.utils.rnn.pad_sequence(ids, batch_first=True).to(device))
+    embeds = token_embeddings(torch.tensor(tokens, device=device))
     if shown:
-        here = nn.utils.rnn.pad_sequence(stand_ins, batch_first=True).to(device)
-        stacked = stacked.masked_scatter(here[..., None], torch.cat(shown).to(stacked.dtype))
-    owner_ids = nn.utils.rnn.pad_sequence(owners, batch_first=True, padding_value=-1).to(device)
-    length = stacked.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    same = owner_ids[:, :, None] == owner_ids[:, None, :]
-    seen = causal & (same | (owner_ids[:, None, :] == 0))
-    attention = torch.zeros(seen.shape, dtype=stacked.dtype, device=device).masked_fill(~seen, torch.finfo(stacked.dtype).min)
-    columns = list(zip(*where, strict=True))
-    return Packed(
-        embeds=stacked,
-        attention=attention[:, None],
-        positions=nn.utils.rnn.pad_sequence(positions, batch_first=True).to(device),
-        row=torch.tensor(columns[0], device=device),
-        at=torch.tensor(columns[1], device=device),
-        target=torch.tensor(columns[2], device=device),
-        weight=torch.tensor(columns[3], device=device),
-        question=torch.tensor(columns[4], device=device),
-    )
+        embeds = embeds.index_copy(0, torch.cat(stands).to(device), torch.cat(shown).to(embeds.dtype))
+    layout = Layout(tuple(lengths))
+    at, target, weight, asked = (torch.tensor(column, device=device) for column in zip(*where, strict=True))
+    return Packed(embeds, layout, layout.positions().to(device), at, target, weight, asked)
 
 
-def logits_of(packed: Packed, trunk: nn.Module, head: nn.Module) -> torch.Tensor:
-    """Logits ``(n_targets, vocabulary)`` float32 at the positions that predict the targets; the head runs on these alone."""
+def hidden_at_targets(packed: Packed, trunk: PreTrainedModel, *, plain: bool = False) -> torch.Tensor:
+    """Normed last hidden states ``(n_targets, hidden)`` at the positions that predict the targets: fused where that fits ``trunk``, else, or
+    if ``plain``, of padded rows."""
+    if not plain and fits(trunk):
+        return run(trunk, packed.embeds, packed.layout, packed.positions, packed.at)
+    return padded_run(trunk, packed.embeds, packed.layout, packed.positions)[packed.at]
+
+
+def padded_run(trunk: PreTrainedModel, embeds: torch.Tensor, layout: Layout, positions: torch.Tensor) -> torch.Tensor:
+    """What ``run`` gives, of any model: rows padded to the longest, with a mask of their own."""
+    lengths, device = layout.lengths, embeds.device
+    longest = max(lengths)
+    least = torch.finfo(embeds.dtype).min
+    attention = torch.full((len(lengths), 1, longest, longest), least, dtype=embeds.dtype, device=device)
+    for r, length in enumerate(lengths):
+        attention[r, 0, :length, :length] = torch.where(layout.hidden_from(r).to(device), least, 0.0)
     hidden = trunk(
-        inputs_embeds=packed.embeds, attention_mask=packed.attention, position_ids=packed.positions, use_cache=False
+        inputs_embeds=nn.utils.rnn.pad_sequence(list(torch.split(embeds, lengths)), batch_first=True),
+        attention_mask=attention,
+        position_ids=nn.utils.rnn.pad_sequence(list(torch.split(positions, lengths)), batch_first=True),
+        use_cache=False,
     ).last_hidden_state
-    logits: torch.Tensor = head(hidden[packed.row, packed.at])
-    return logits.float()
+    return torch.cat([row[:length] for row, length in zip(hidden, lengths, strict=True)])
 
 
 def weighted_mean(losses: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,8 @@ from lloco_integrations.errors import BadInput, IncompatibleAdapter
 from lloco_integrations.placeholder import Placeholder
 from lloco_integrations.training.contexts import Context
 from lloco_integrations.training.data import Batch, context_index
-from lloco_integrations.training.packing import Packed, logits_of, pack, weighted_mean
+from lloco_integrations.training.fused import Layout, answer_losses, fits, run
+from lloco_integrations.training.packing import Packed, hidden_at_targets, pack, weighted_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,11 +46,13 @@ class LoraSettings:
 class Trainee(nn.Module, ABC):
     """A compressor and a decoder with a LoRA. Only what is to be learnt requires gradients.
 
-    ``teacher_weight``: share of the loss that is the divergence from the teacher, see ``learn_from``.
+    ``teacher_weight``: share of the loss that is the divergence from the teacher, see ``learn_from``. ``plain``: pad rows and leave the
+    passes to transformers and autograd, even where ``fused`` computes the same faster.
     """
 
     decoder: Any
     teacher_weight: float = 0.0
+    plain: bool = False
 
     def train_decoder_alone(self) -> None:
         """Freeze all but the decoder's LoRA: for a rival that reads no vectors."""
@@ -80,25 +83,35 @@ class Trainee(nn.Module, ABC):
         embeddings = self.decoder.get_input_embeddings()
         return pack(batch.rows, embeddings, lambda p: vectors[context_index(p.key)])
 
+    def _hidden(self, packed: Packed) -> torch.Tensor:
+        return hidden_at_targets(packed, self.decoder.get_base_model().base_model, plain=self.plain)
+
+    @property
+    def _head(self) -> nn.Module:
+        head: nn.Module = self.decoder.get_base_model().get_output_embeddings()
+        return head
+
     def logits(self, packed: Packed) -> torch.Tensor:
         """What the decoder expects at each target: ``(n_targets, vocabulary)``, float32."""
-        model = self.decoder.get_base_model()
-        return logits_of(packed, model.base_model, model.get_output_embeddings())
+        logits: torch.Tensor = self._head(self._hidden(packed))
+        return logits.float()
 
     def token_losses(self, packed: Packed) -> torch.Tensor:
         """Negative log-likelihood in nats of each target token, ``(n_targets,)`` float32."""
-        return nn.functional.cross_entropy(self.logits(packed), packed.target, reduction="none")
+        if self.plain:
+            return nn.functional.cross_entropy(self.logits(packed), packed.target, reduction="none")
+        return answer_losses(self._hidden(packed), self._head, packed.target)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The scalar loss of ``batch``: the weighted mean over its targets."""
         expected = self._teacher_says(batch) if self.teacher_weight else None
         packed = self.packed(batch)
+        if expected is None:
+            return weighted_mean(self.token_losses(packed), packed.weight)
         logits = self.logits(packed)
         losses = nn.functional.cross_entropy(logits, packed.target, reduction="none")
-        if expected is not None:
-            divergence = kl_div(log_softmax(logits, -1), expected, reduction="none", log_target=True).sum(-1)
-            losses = torch.lerp(losses, divergence, self.teacher_weight)
-        return weighted_mean(losses, packed.weight)
+        divergence = kl_div(log_softmax(logits, -1), expected, reduction="none", log_target=True).sum(-1)
+        return weighted_mean(torch.lerp(losses, divergence, self.teacher_weight), packed.weight)
 
     @torch.no_grad()
     def _teacher_says(self, batch: Batch) -> torch.Tensor:
@@ -197,12 +210,23 @@ class MeanPoolTrainee(Trainee):
             (c, ids[at : at + self.segment_length]) for c, ids in enumerate(contexts) for at in range(0, len(ids), self.segment_length)
         ]
         ids, mask = pad([s for _, s in segments], self.encoder.trunk.device)
-        means, _ = pool(self.encoder(ids, mask), mask, ratio)
+        means, _ = pool(self.encoder.projector(*self._states(ids, mask)), mask, ratio)
         rows = self.encoder.projector.read(means, ratio)
         parts: list[list[torch.Tensor]] = [[] for _ in contexts]
         for i, (c, segment) in enumerate(segments):
             parts[c].append(rows[i, : -(-len(segment) // ratio)])
         return [torch.cat(p) for p in parts]
+
+    def _states(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See MeanPoolEncoder.states."""
+        trunk: Any = self.encoder.trunk
+        trunk = trunk.get_base_model() if hasattr(trunk, "get_base_model") else trunk
+        if self.plain or not fits(trunk):
+            return self.encoder.states(ids, mask)
+        embeddings = trunk.get_input_embeddings()(ids)
+        layout = Layout.of(mask.sum(1).tolist(), causal=not self.encoder.bidirectional)
+        hidden = run(trunk, embeddings[mask], layout, layout.positions().to(ids.device))
+        return embeddings, torch.zeros_like(embeddings).masked_scatter(mask[..., None], hidden)
 
 
 class SummaryTokenTrainee(Trainee):

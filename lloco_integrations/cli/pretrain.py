@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,6 +89,10 @@ def command(
     ratio_mix: Annotated[
         str, typer.Option(help="Weights of the ratios, such as 4:0.5,8:0.5; by default they get coarser as it goes.")
     ] = "",
+    uniform: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of batches whose documents have one form each; the others are prompts as focus makes them."),
+    ] = 0.2,
     quotes: Annotated[int, typer.Option(min=0, help="Quotes that are asked for, a document.")] = 2,
     quote_tokens: Annotated[int, typer.Option(min=1)] = 48,
     texts: Annotated[list[str] | None, typer.Option(help="Plain texts, NAME for NAME.docs.jsonl.gz; may be repeated.")] = None,
@@ -118,6 +123,7 @@ def command(
     from lloco_integrations.training.base import load_base_model
     from lloco_integrations.training.contexts import load_contexts, load_texts
     from lloco_integrations.training.data import NO_CONTEXT, RAW_ONLY, Mix, Sampler
+    from lloco_integrations.training.focused import FocusMix, FocusSampler, held_out_focus
     from lloco_integrations.training.pretrain import PretrainConfig, held_out_batches, held_out_losses, pretrain
 
     where = resolve_device(device)
@@ -189,7 +195,9 @@ def command(
     if teacher is not None:
         learner.learn_from(teacher, teacher_weight)
     end = model.config.eos_token_id
-    sampler = Sampler(
+    focuses = reads is Reads.summary and not by_tokens and uniform < 1
+    make_sampler: Any = partial(FocusSampler, focus=FocusMix(uniform=uniform)) if focuses else Sampler
+    sampler = make_sampler(
         contexts,
         prompter,
         config.ratios,
@@ -204,6 +212,8 @@ def command(
         text_share=text_share,
     )
     watched = held_out_batches(unseen, sampler, ratios[:4] if reads is Reads.summary else ())
+    if focuses:
+        watched |= held_out_focus(unseen, sampler)
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[now]}"))
     with LongWork(*columns, quiet=not team.is_main_process) as bar:
         task = bar.add_task("training", total=steps, now="")
@@ -228,6 +238,7 @@ def command(
         "rank": rank,
         "slots": slots,
         "salience": salience,
+        "uniform": uniform,
         "summary_length": summary_length if by_tokens else None,
         "max_tokens": max_tokens,
         "seed": seed,

@@ -44,7 +44,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """``contexts``: token ids of the documents to encode. A placeholder in a row names one by ``context_key(i)``."""
+    """``contexts``: token ids of the documents to encode. A placeholder in a row names one by ``context_key(i)``; it stands at ``ratio``,
+    unless it has its own, and a slice counts in windows of ``ratio``."""
 
     contexts: tuple[tuple[int, ...], ...]
     ratio: int
@@ -57,10 +58,13 @@ class Batch:
     def as_text(self) -> Batch:
         """The same prompts with the documents' tokens in place of placeholders: what a teacher reads."""
         rows = tuple(
-            replace(row, prefix=tuple(list(self.contexts[context_index(s.key)]) if isinstance(s, Placeholder) else s for s in row.prefix))
-            for row in self.rows
+            replace(row, prefix=tuple(self._text(s) if isinstance(s, Placeholder) else s for s in row.prefix)) for row in self.rows
         )
         return replace(self, rows=rows)
+
+    def _text(self, mark: Placeholder) -> list[int]:
+        start, stop = mark.windows or (0, len(self.contexts[context_index(mark.key)]))
+        return list(self.contexts[context_index(mark.key)][start * self.ratio : stop * self.ratio])
 
     @property
     def weight(self) -> float:

@@ -195,7 +195,7 @@ class PlateauWatch:
         return False
 
     def see(self, step: int, scores: Mapping[str, float]) -> bool:
-        ratios = [v for k, v in scores.items() if k.endswith("x")]
+        ratios = [v for k, v in scores.items() if k.removesuffix("x").isdigit()]
         if step < self.config.plateau_after or not ratios or "none" not in scores:
             return False
         gain = scores["none"] - min(ratios)

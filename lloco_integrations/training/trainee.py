@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +22,7 @@ from lloco_integrations.training.contexts import Context
 from lloco_integrations.training.data import Batch, context_index
 from lloco_integrations.training.fused import Layout, answer_losses, fits, run
 from lloco_integrations.training.packing import Packed, hidden_at_targets, pack, weighted_mean
+from lloco_integrations.types import SummaryEmbeddings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,11 +78,17 @@ class Trainee(nn.Module, ABC):
 
     def packed(self, batch: Batch) -> Packed:
         """The batch's decoder pass; only contexts that some row shows are encoded."""
-        shown = sorted({context_index(s.key) for row in batch.rows for s in row.prefix if isinstance(s, Placeholder)})
+        marks = [s for row in batch.rows for s in row.prefix if isinstance(s, Placeholder)]
+        return pack(batch.rows, self.decoder.get_input_embeddings(), self.reading(batch, marks))
+
+    def reading(self, batch: Batch, marks: Sequence[Placeholder]) -> Callable[[Placeholder], torch.Tensor]:
+        """What stands for each of ``marks``: rows ``(n_vectors, hidden)``, through which gradients flow."""
+        shown = sorted({context_index(mark.key) for mark in marks})
         made = self.context_vectors([batch.contexts[i] for i in shown], batch.ratio) if shown else []
         vectors = dict(zip(shown, made, strict=True))
-        embeddings = self.decoder.get_input_embeddings()
-        return pack(batch.rows, embeddings, lambda p: vectors[context_index(p.key)])
+        if any(mark.ratio is not None or mark.windows is not None for mark in marks):
+            raise BadInput("these summaries have one ratio and no parts; draw prompts that show them whole")
+        return lambda mark: vectors[context_index(mark.key)]
 
     def _hidden(self, packed: Packed) -> torch.Tensor:
         return hidden_at_targets(packed, self.decoder.get_base_model().base_model, plain=self.plain)
@@ -206,16 +213,36 @@ class MeanPoolTrainee(Trainee):
 
     def context_vectors(self, contexts: Sequence[tuple[int, ...]], ratio: int) -> list[torch.Tensor]:
         """See Trainee: ``(ceil(n_tokens / ratio), hidden)`` each."""
+        return [self.encoder.projector.read(means, ratio) for means in self.means(contexts, ratio)]
+
+    def means(self, contexts: Sequence[tuple[int, ...]], ratio: int) -> list[torch.Tensor]:
+        """What is stored of each context: means over windows of ``ratio`` tokens, ``(ceil(n_tokens / ratio), hidden)`` float32, one column
+        more with salience."""
         segments = [
             (c, ids[at : at + self.segment_length]) for c, ids in enumerate(contexts) for at in range(0, len(ids), self.segment_length)
         ]
         ids, mask = pad([s for _, s in segments], self.encoder.trunk.device)
-        means, _ = pool(self.encoder.projector(*self._states(ids, mask)), mask, ratio)
-        rows = self.encoder.projector.read(means, ratio)
+        made, _ = pool(self.encoder.projector(*self._states(ids, mask)), mask, ratio)
         parts: list[list[torch.Tensor]] = [[] for _ in contexts]
         for i, (c, segment) in enumerate(segments):
-            parts[c].append(rows[i, : -(-len(segment) // ratio)])
+            parts[c].append(made[i, : -(-len(segment) // ratio)])
         return [torch.cat(p) for p in parts]
+
+    def reading(self, batch: Batch, marks: Sequence[Placeholder]) -> Callable[[Placeholder], torch.Tensor]:
+        """See Trainee. A placeholder with a ratio or a slice of its own counts in windows of the batch's ratio."""
+        shown = sorted({context_index(mark.key) for mark in marks})
+        made = self.means([batch.contexts[i] for i in shown], batch.ratio) if shown else []
+        stored = {
+            i: SummaryEmbeddings(means, len(batch.contexts[i]), "in training", window=batch.ratio)
+            for i, means in zip(shown, made, strict=True)
+        }
+
+        def rows(mark: Placeholder) -> torch.Tensor:
+            ratio = mark.ratio or batch.ratio
+            part = stored[context_index(mark.key)].part(mark.windows).coarsen(ratio)
+            return self.encoder.projector.read(part.vectors, ratio)
+
+        return rows
 
     def _states(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See MeanPoolEncoder.states."""

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.provenance import called, device_of, provenance
+from benchmarks.tables import fill, interval
 from lloco_integrations import Engine, GenerationParams, embedding, placeholder
 from lloco_integrations.evaluation.datasets import Document, Question, read_documents, read_questions
 from lloco_integrations.evaluation.metrics import bootstrap, f1
@@ -34,6 +35,8 @@ SHORT = ("squad_paragraph.dev", "squadshifts_new_wiki.test", "narrativeqa_summar
 LONG = ("squality.dev", "qmsum.dev", "leval_natural_question.test", "loogle_sample.test", "financebench_full.test")
 RATIOS = (8, 16, 30)
 PEERS = ("cut", "fewer", "optimizer", "filter", "sentences", "focus", "vectors")
+ROOT = Path(__file__).parent.parent
+PAGE, README, PLOT = ROOT / "docs" / "elastic.md", ROOT / "README.md", ROOT / "docs" / "focus.png"
 PASSAGE_TOKENS = 150
 MOST_PASSAGES = 6000
 
@@ -232,6 +235,129 @@ def whole(documents: Sequence[Document], questions: Sequence[Question]) -> list[
     return [Asked(q, [texts[q.doc_id]], [1.0]) for q in questions]
 
 
+ROWS = {
+    "none": "no context",
+    "text": "all the text",
+    "cut": "the text, cut",
+    "fewer": "fewer passages, whole",
+    "optimizer": "LlamaIndex `SentenceEmbeddingOptimizer`",
+    "filter": "LangChain `EmbeddingsFilter` over sentences",
+    "llmlingua": "LongLLMLingua with the question",
+    "vectors": "summaries of everything, no focus",
+    "sentences": "our sentences alone, as text",
+    "focus": "**focus**",
+}
+RIGHT = 50.0
+"""An answer counts as right from this F1 on: half of its words and of the expected ones agree."""
+
+
+def pooled(report: dict[str, Any], sets: Sequence[str], row: str, ratio: int) -> dict[str, Any] | None:
+    """One row over all of ``sets`` together, each set weighing the same: F1 with an interval, right answers of 100, positions."""
+    found = [report["sets"].get(name, {}).get(_key(row, ratio)) for name in sets]
+    if not all(found) or not found:
+        return None
+    scores = [[answer["f1"] for answer in one["answers"]] for one in found]
+    rng = random.Random(0)
+    means = sorted(sum(sum(rng.choices(some, k=len(some))) / len(some) for some in scores) / len(scores) for _ in range(1000))
+    return {
+        "mean": sum(sum(some) / len(some) for some in scores) / len(scores),
+        "low": means[25],
+        "high": means[974],
+        "right": 100 * sum(sum(score >= RIGHT for score in some) / len(some) for some in scores) / len(scores),
+        "positions": sum(one["positions"] for one in found) / len(found),
+    }
+
+
+def difference(report: dict[str, Any], sets: Sequence[str], one: str, other: str, ratio: int) -> tuple[float, float, float] | None:
+    """How much more F1 ``one`` has than ``other``, paired by question, each set weighing the same: mean and 95 % interval."""
+    pairs = []
+    for name in sets:
+        rows = [report["sets"].get(name, {}).get(_key(row, ratio)) for row in (one, other)]
+        if not all(rows):
+            return None
+        pairs.append([a["f1"] - b["f1"] for a, b in zip(rows[0]["answers"], rows[1]["answers"], strict=True)])  # type: ignore[index]
+    rng = random.Random(0)
+    means = sorted(sum(sum(rng.choices(some, k=len(some))) / len(some) for some in pairs) / len(pairs) for _ in range(1000))
+    return sum(sum(some) / len(some) for some in pairs) / len(pairs), means[25], means[974]
+
+
+def tables(report: dict[str, Any]) -> dict[str, list[str]]:
+    """The page's tables, by the names of their places."""
+    short = [name for name in SHORT if name in report["sets"]]
+    long = [name for name in LONG if name in report["sets"]]
+    made = {"focus over passages": summary(report, short), "focus by set": by_set(report, short)}
+    if long:
+        made["focus over documents"] = by_set(report, long)
+    return made
+
+
+def summary(report: dict[str, Any], sets: Sequence[str]) -> list[str]:
+    """All rows over ``sets`` together."""
+    lines = ["| what the model reads | positions | right answers of 100 | F1 [95 %] |", "|---|---|---|---|"]
+    for row, ratio in [("none", 1), ("text", 1), *((row, r) for r in RATIOS for row in ROWS if row not in ("none", "text"))]:
+        found = pooled(report, sets, row, ratio)
+        if found is not None:
+            label = ROWS[row] if row in ("none", "text") else f"{ROWS[row]}, {ratio}x"
+            lines.append(f"| {label} | {found['positions']:.0f} | {found['right']:.0f} | {interval(found)} |")
+    return lines
+
+
+def brief(report: dict[str, Any]) -> list[str]:
+    """The README's table: what matters of ``summary``."""
+    sets = [name for name in SHORT if name in report["sets"]]
+    lines = ["| what the model reads | positions | right answers of 100 |", "|---|---|---|"]
+    for row, ratio in (("none", 1), ("text", 1), ("focus", 8), ("cut", 8), ("focus", 16), ("cut", 16), ("focus", 30), ("cut", 30)):
+        found = pooled(report, sets, row, ratio)
+        if found is not None:
+            label = ROWS[row] if row in ("none", "text") else f"{ROWS[row]}, {ratio}x"
+            lines.append(f"| {label} | {found['positions']:.0f} | {found['right']:.0f} |")
+    return lines
+
+
+def by_set(report: dict[str, Any], sets: Sequence[str]) -> list[str]:
+    """F1 of each row in each of ``sets``, positions beside it."""
+    lines = [f"| what the model reads | {' | '.join(sets)} |", f"|---|{'---|' * len(sets)}"]
+    for row, ratio in [("none", 1), ("text", 1), *((row, r) for r in RATIOS for row in ROWS if row not in ("none", "text"))]:
+        cells = []
+        for name in sets:
+            found = report["sets"][name].get(_key(row, ratio))
+            cells.append(f"{interval(found['f1'])} in {found['positions']:.0f}" if found else "")
+        if any(cells):
+            lines.append(f"| {ROWS[row] if row in ('none', 'text') else f'{ROWS[row]}, {ratio}x'} | {' | '.join(cells)} |")
+    return lines
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """F1 against positions, mean of the sets over passages."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    sets = [name for name in SHORT if name in report["sets"]]
+    figure, axes = plt.subplots(figsize=(7.5, 4.4))
+    styles = {"focus": ("#c2410c", 2.4), "sentences": ("#f59e0b", 1.6)}
+    for row, label in ROWS.items():
+        found = [pooled(report, sets, row, ratio) for ratio in ((1,) if row in ("none", "text") else RATIOS)]
+        points = [point for point in found if point is not None]
+        if not points:
+            continue
+        if row in ("none", "text"):
+            axes.axhline(points[0]["mean"], color="grey", linestyle=":" if row == "none" else "--", linewidth=1)
+            axes.annotate(f"{label} ({points[0]['positions']:.0f} positions)", (20, points[0]["mean"] + 0.6), fontsize=8, color="grey")
+            continue
+        colour, width = styles.get(row, (None, 1.1))
+        xs, ys = [p["positions"] for p in points], [p["mean"] for p in points]
+        axes.plot(xs, ys, marker="o", markersize=4, color=colour, linewidth=width, label=label.replace("`", "").replace("*", ""))
+    axes.set(xscale="log", xlabel="positions in the prompt for all retrieved passages", ylabel="F1, mean of the sets")
+    axes.set_xticks([25, 50, 100, 200], ["25", "50", "100", "200"])
+    axes.set_xticks([], minor=True)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True)
@@ -242,7 +368,17 @@ def main() -> None:
     parser.add_argument("--top-k", type=int, default=8)
     parser.add_argument("--limit", type=int, default=100, help="questions a set")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument(
+        "--page", action="store_true", help="write the tables and the plot into docs/elastic.md and README.md, and measure nothing"
+    )
     args = parser.parse_args()
+    if args.page:
+        report = json.loads(args.json.read_text())
+        for place, lines in tables(report).items():
+            fill(PAGE, place, "\n".join(lines))
+        fill(README, "focus over passages", "\n".join(brief(report)))
+        plot(report, PLOT)
+        return
     report: dict[str, Any] = json.loads(args.json.read_text()) if args.json.exists() else {"sets": {}}
     bench = Bench(args.model)
     report |= {
@@ -270,9 +406,8 @@ def main() -> None:
             batch = args.batch if row != "text" else max(1, args.batch // (8 if name in LONG else 2))
             made = rows[_key(row, ratio)] = bench.ask(row, asked, ratio, batch)
             args.json.write_text(json.dumps(report, indent=1) + "\n")
-            interval = bootstrap([a["f1"] for a in made["answers"]])
             print(
-                f"{name} {_key(row, ratio):>36}  F1 {interval}  positions {made['positions']:.0f}  "
+                f"{name} {_key(row, ratio):>36}  F1 {interval(made['f1'])}  positions {made['positions']:.0f}  "
                 f"choosing {made['choosing_seconds']:.3f} s, answering {made['answering_seconds']:.2f} s",
                 flush=True,
             )

@@ -10,6 +10,7 @@ import pytest
 from benchmarks import (
     ablations,
     demo_answers,
+    focus,
     in_domain,
     long_contexts,
     needles,
@@ -36,11 +37,14 @@ def test_score_table_is_the_benchmark(path: str) -> None:
         assert line in text, line
 
 
-def test_the_table_of_the_budget_curve_is_the_benchmark() -> None:
-    text = (ROOT / "docs" / "elastic.md").read_text()
-    for row in json.loads((ROOT / "benchmarks" / "results" / "budget_curve.json").read_text())["rows"].values():
-        f1 = row["f1"]
-        assert f"| {f1['mean']:.1f} [{f1['low']:.1f}, {f1['high']:.1f}] | {row['positions']:.0f} |" in text
+def test_the_tables_of_focus_are_the_benchmark() -> None:
+    report = json.loads((ROOT / "benchmarks" / "results" / "focus.json").read_text())
+    page = focus.PAGE.read_text()
+    for place, lines in focus.tables(report).items():
+        assert between(page, place, "\n".join(lines)) == page, place
+    readme = focus.README.read_text()
+    assert between(readme, "focus over passages", "\n".join(focus.brief(report))) == readme
+    assert report["fingerprint"] == REPORT["fingerprint"], "measured with other weights than ship"
 
 
 def test_the_twenty_answers_are_the_benchmark() -> None:

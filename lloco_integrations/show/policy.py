@@ -24,16 +24,18 @@ class FocusRecipe:
     Attributes:
         text_share: of a budget, what goes to spans as text before any vector is shown; 1 is all.
         finest: the finest ratio at which slices are shown; 0 shows none.
+        coarsest: the coarsest.
         ratio: source tokens for each position, where the application asks for nothing else.
     """
 
     text_share: float = 1.0
     finest: int = 0
+    coarsest: int = 32
     ratio: int = 8
 
     def __post_init__(self) -> None:
-        if not 0 <= self.text_share <= 1 or self.finest < 0 or self.ratio < 1:
-            raise BadInput(f"{self} cannot be: text_share is from 0 to 1, finest 0 or a ratio, ratio 1 or more")
+        if not 0 <= self.text_share <= 1 or not 0 <= self.finest <= self.coarsest or self.ratio < 1:
+            raise BadInput(f"{self} cannot be: text_share is from 0 to 1, finest 0 or a ratio up to coarsest, ratio 1 or more")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> FocusRecipe:
@@ -86,7 +88,13 @@ def focus(texts: Sequence[Spanned], scores: Sequence[float], budget: int, recipe
             paid[t] += first
             rest -= cost
             for_text -= cost
-    _show_slices(texts, places, order, chosen, rest, recipe)
+    rest = _show_slices(texts, places, order, chosen, rest, recipe)
+    for i in order:  # what slices could not use
+        t, s = places[i]
+        cost = texts[t].spans[s].n_tokens
+        if chosen[t] and s not in chosen[t] and cost <= rest:
+            chosen[t][s] = AS_TEXT
+            rest -= cost
     if order and not any(chosen):
         t, s = places[order[0]]
         least = texts[t].spans[s].n_tokens + texts[t].extra + texts[t].summary
@@ -103,27 +111,28 @@ def _show_slices(
     chosen: list[dict[int, int]],
     rest: int,
     recipe: FocusRecipe,
-) -> None:
-    """Spends ``rest`` on slices of what is not shown as text; where no text is shown at all, at any ratio that has room."""
+) -> int:
+    """Spends ``rest`` on slices of what is not shown as text; where no text is shown at all, at any ratio that has room. Returns what is
+    left."""
     nothing = not any(chosen)
     if rest < 1 or not (recipe.finest or nothing):
-        return
+        return rest
     left: list[int] = []
+    allowed: list[Sequence[int]] = []
     costs: list[list[int]] = []
     for i in order:
         t, s = places[i]
-        ratios = _allowed(texts[t].ratios, 0 if nothing else recipe.finest)
+        ratios = texts[t].ratios if nothing else [r for r in texts[t].ratios if recipe.finest <= r <= recipe.coarsest]
         if s in chosen[t] or not ratios or (not chosen[t] and texts[t].extra):
             continue
         left.append(i)
+        allowed.append(ratios)
         costs.append([-(-texts[t].spans[s].n_tokens // ratio) for ratio in ratios])
     if not left or min(map(min, costs)) > rest:
-        return
-    for i, form in zip(left, spend(rest, costs, [None] * len(left)), strict=True):
+        return rest
+    for i, ratios, form in zip(left, allowed, spend(rest, costs, [None] * len(left)), strict=True):
         if form is not None:
             t, s = places[i]
-            chosen[t][s] = _allowed(texts[t].ratios, 0 if nothing else recipe.finest)[form]
-
-
-def _allowed(ratios: Sequence[int], finest: int) -> list[int]:
-    return [ratio for ratio in ratios if ratio >= finest]
+            chosen[t][s] = ratios[form]
+            rest -= -(-texts[t].spans[s].n_tokens // ratios[form])
+    return rest

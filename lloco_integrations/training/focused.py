@@ -33,16 +33,23 @@ K = TypeVar("K")
 class FocusMix:
     """What prompts are drawn of; weights are relative.
 
-    ``uniform``: the share of batches in which each document has one form, with quotes (see ``data.Mix``). ``budgets``: tokens of the texts
-    for each position. ``text_shares`` and ``finest``: of the recipe. ``all_text``, ``nothing``: shares of prompts with every text whole, and
-    without any. ``hidden``: how often the sentences that hold the answer are ranked last, so that only vectors are left of them.
-    ``unanswerable``: how often the document that answers is not among those shown. ``others``: weights of 0, 1, 2, ... documents beside it.
+    Attributes:
+        uniform: the share of batches in which each document has one form, with quotes (see ``data.Mix``).
+        budgets: tokens of the texts for each position.
+        text_shares, slices: of the recipe; ``slices`` are its finest and coarsest.
+        all_text, nothing: shares of prompts with every text whole, and without any.
+        hidden: how often the sentences that hold the answer are ranked last, so that only vectors are left of them.
+        unanswerable: how often the document that answers is not among those shown.
+        others: weights of 0, 1, 2, ... documents beside it.
+        metadata: how often titles are shown.
     """
 
     uniform: float = 0.2
     budgets: dict[int, float] = field(default_factory=lambda: {2: 1.0, 4: 3.0, 6: 2.0, 8: 3.0, 12: 2.0, 16: 2.0, 24: 1.0, 30: 1.0})
     text_shares: dict[float, float] = field(default_factory=lambda: {0.0: 1.5, 0.3: 2.0, 0.5: 3.0, 0.7: 2.0, 0.85: 1.0, 1.0: 2.0})
-    finest: dict[int, float] = field(default_factory=lambda: {2: 3.0, 4: 3.0, 8: 2.0, 16: 1.0})
+    slices: dict[tuple[int, int], float] = field(
+        default_factory=lambda: {(2, 2): 1.0, (2, 4): 1.5, (4, 4): 2.0, (4, 8): 2.0, (8, 8): 2.0, (8, 32): 1.5, (16, 16): 1.0, (2, 32): 2.0}
+    )
     all_text: float = 0.08
     nothing: float = 0.02
     hidden: float = 0.25
@@ -89,7 +96,7 @@ class FocusSampler(Sampler):
         kind = rng.random()
         if kind < mix.nothing:
             shown = []
-        recipe = FocusRecipe(_drawn(mix.text_shares, rng), _drawn(mix.finest, rng))
+        recipe = FocusRecipe(_drawn(mix.text_shares, rng), *_drawn(mix.slices, rng))
         budget = _WHOLE if kind > 1 - mix.all_text else None
         contents = self.contents(
             question, [(i, texts[i], len(ids[i])) for i in shown], recipe, _drawn(mix.budgets, rng), budget, rng.random() < mix.hidden
@@ -153,8 +160,8 @@ def focused_batch(contexts: Sequence[Context], sampler: FocusSampler, recipe: Fo
 WATCHED = {
     "text 8x": (FocusRecipe(), 8),
     "text 4x": (FocusRecipe(), 4),
-    "focus 8x": (FocusRecipe(0.6, 4), 8),
-    "focus 4x": (FocusRecipe(0.6, 4), 4),
+    "focus 8x": (FocusRecipe(0.6, 4, 8), 8),
+    "focus 4x": (FocusRecipe(0.6, 4, 8), 4),
 }
 """What is watched of focus while training: sentences alone, and sentences between slices, at as many positions."""
 

@@ -207,6 +207,7 @@ def test_a_decoder_with_a_sliding_window_reads_prompts_whole() -> None:
     assert not prefixes.keeps_all(config) and backend.prefixes.nbytes == 0
 
 
+@pytest.mark.needs("langchain_core", "llama_index.core")
 def test_applications_set_the_bound(tiny_model: str, tmp_path: Path) -> None:
     from lloco_integrations.langchain import ChatLLoCO
     from lloco_integrations.llama_index import LLoCOLLM

@@ -12,7 +12,8 @@ SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN := $(VENV)/$(SCRIPTS)
 STAMP := $(VENV)/installed
 UV_VERSION := 0.13.9
-export UV_LINK_MODE := copy # nltk refuses to read a file that has a second link
+# nltk refuses to read a file that has a second link.
+export UV_LINK_MODE := copy
 UV := .venv-uv/$(SCRIPTS)/uv
 
 .PHONY: demo test test-fast test-smallest test-vllm test-oldest test-newest bench lint build lock clean

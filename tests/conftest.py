@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,26 @@ from tests.checkpoints import GOLDEN
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
+
+OF_EXTRAS = {
+    "langchain": ["langchain_core"],
+    "llama_index": ["llama_index"],
+    "test_concurrency.py": ["langchain_core", "llama_index"],
+    "test_vllm_client.py": ["langchain_core", "llama_index"],
+    "vllm": ["langchain_core", "llama_index"],
+}
+"""What cannot even be imported without an extra; one test or one file of them is marked ``needs``."""
+collect_ignore = [path for path, modules in OF_EXTRAS.items() if not all(map(find_spec, modules))]
+
+
+def pytest_report_header() -> str:
+    return f"left out for want of an extra: {', '.join(collect_ignore) or 'nothing'}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        for module in mark.args:
+            pytest.importorskip(module)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import lloco_integrations
+from lloco_integrations.errors import MissingExtra
 
 ROOT = Path(lloco_integrations.__file__).parent
 TORCH_ROOMS = {"compressors", "models", "backends", "training"}
@@ -69,3 +72,18 @@ def test_every_public_name_resolves() -> None:
         assert getattr(lloco_integrations, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = lloco_integrations.nothing
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_module_imports_or_names_the_extra_that_it_needs(path: Path) -> None:
+    name = ".".join(["lloco_integrations", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+    if name.endswith("__main__"):
+        return
+    try:
+        importlib.import_module(name)
+        return
+    except MissingExtra as error:
+        missing = error
+    extra = re.search(r'pip install "lloco_integrations\[(.+)\]"', str(missing))
+    assert isinstance(missing.__cause__, ModuleNotFoundError)
+    assert extra and extra[1] in name.replace("_", "-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -206,6 +207,7 @@ def test_a_decoder_with_a_sliding_window_reads_prompts_whole() -> None:
     assert not prefixes.keeps_all(config) and backend.prefixes.nbytes == 0
 
 
+@pytest.mark.needs("langchain_core", "llama_index.core")
 def test_applications_set_the_bound(tiny_model: str, tmp_path: Path) -> None:
     from lloco_integrations.langchain import ChatLLoCO
     from lloco_integrations.llama_index import LLoCOLLM
@@ -215,3 +217,31 @@ def test_applications_set_the_bound(tiny_model: str, tmp_path: Path) -> None:
         assert llm.engine.model.backend.prefixes.limit == 1000 * n  # type: ignore[attr-defined]
     with pytest.raises(BadInput, match="prefix_cache_bytes is -1"):
         load_model(tiny_model).backend.keep_prefixes(-1)  # type: ignore[attr-defined]
+
+
+def test_no_warning_of_what_goes_away_reaches_a_user(model: LLoCOModel, backend: TransformersBackend) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        warnings.simplefilter("error", DeprecationWarning)
+        for adapter in (None, "law"):
+            asked = prompt(model, TEXTS, QUESTIONS[0])
+            path = adapter and str(model.adapters[adapter])
+            first = backend.generate([asked], PARAMS, [path])
+            assert backend.generate([asked], PARAMS, [path]) == first
+            assert list(backend.stream(asked, PARAMS, path))[-1].final == first[0]
+        assert backend.prefixes.nbytes
+
+
+class OldForward:
+    def forward(self, inputs_embeds: Any, past_key_values: Any = None) -> None: ...
+
+
+class NewForward:
+    def forward(self, inputs_embeds: Any, cache: Any = None) -> None: ...
+
+
+@pytest.mark.parametrize(("model", "name"), [(OldForward(), "past_key_values"), (NewForward(), "cache")])
+def test_a_cache_is_given_by_the_name_that_a_decoder_takes(model: Any, name: str) -> None:
+    cache = object()
+    assert prefixes.argument(cache, model) == {name: cache}
+    assert prefixes.argument(None, model) == {}

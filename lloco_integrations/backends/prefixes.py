@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from lloco_integrations.types import ResolvedPrompt
 
@@ -115,6 +116,17 @@ def batched(prefixes: Sequence[Prefix | None], config: PretrainedConfig) -> Any:
             rows.append(row)
         cache.update(rows[0], rows[1], i)
     return cache
+
+
+def argument(cache: Any, model: PreTrainedModel) -> dict[str, Any]:
+    """``cache`` as the keyword argument under which ``model`` takes it, in its forward pass and in ``generate``; nothing for None.
+
+    It was ``past_key_values`` until transformers renamed it ``cache``: 5.24 warns of the old name, 5.40 (forward) and 6.0 (``generate``) drop
+    it. The model is asked, not the version: code that comes with a checkpoint may still use the old one.
+    """
+    if cache is None:
+        return {}
+    return {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
 
 
 def taken(cache: Any) -> Prefix:

@@ -157,10 +157,10 @@ class TransformersBackend(Backend):
                     out = self.adapters.model.generate(
                         inputs_embeds=embeds,
                         attention_mask=mask,
-                        past_key_values=prefixes.batched(read, self.model.config),
                         generation_config=config,
                         stopping_criteria=StoppingCriteriaList([stopping]),
                         streamer=streamer,
+                        **prefixes.argument(prefixes.batched(read, self.model.config), self.model),
                         **extra,
                     )
             except LLoCOError:
@@ -192,7 +192,8 @@ class TransformersBackend(Backend):
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self.model.config)
-        self.adapters.model(inputs_embeds=self._rows(pieces)[None], past_key_values=cache, use_cache=True, logits_to_keep=1, **extra)
+        extra = extra | prefixes.argument(cache, self.model)
+        self.adapters.model(inputs_embeds=self._rows(pieces)[None], use_cache=True, logits_to_keep=1, **extra)
         return prefixes.taken(cache)
 
     def _inputs(self, prompts: Sequence[ResolvedPrompt], read: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lloco_integrations.backends import prefixes
 from lloco_integrations.errors import BadInput, LLoCOError
 
 if TYPE_CHECKING:
@@ -168,9 +169,9 @@ class Reader:
                     inputs_embeds=embeds,
                     attention_mask=mask,
                     position_ids=positions,
-                    past_key_values=cache,
                     use_cache=True,
                     logits_to_keep=keep,
+                    **prefixes.argument(cache, self.backend.model),
                     **extra,
                 )
             except Exception as error:

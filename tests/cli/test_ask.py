@@ -11,6 +11,8 @@ from lloco_integrations import embedding
 from lloco_integrations.store import SummaryStore
 from tests.cli.conftest import Call, WordCounts
 
+pytestmark = pytest.mark.needs("llama_index.core")
+
 
 def test_answer_sources_and_positions(compress: Call, ask: Call, library: Path) -> None:
     compress(library)

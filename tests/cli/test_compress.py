@@ -15,6 +15,8 @@ from lloco_integrations.cli.catalogue import Catalogue
 from lloco_integrations.store import SummaryStore
 from tests.cli.conftest import Call
 
+pytestmark = pytest.mark.needs("llama_index.core")
+
 Keys = Callable[[], set[str]]
 
 

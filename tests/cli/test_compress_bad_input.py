@@ -13,6 +13,8 @@ import pytest
 from lloco_integrations.engine import Engine
 from tests.cli.conftest import Call
 
+pytestmark = pytest.mark.needs("llama_index.core")
+
 FILES = {
     "empty.txt": (b"", "empty file"),
     "blanks.md": (b" \n\t\n  ", "nothing but blanks"),

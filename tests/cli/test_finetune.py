@@ -16,6 +16,8 @@ from lloco_integrations.models.card import read_card
 from lloco_integrations.store import SummaryStore
 from tests.cli.conftest import Call
 
+pytestmark = pytest.mark.needs("llama_index.core")
+
 COLOURS = ["red", "blue", "green", "pink"]
 
 

@@ -21,7 +21,7 @@ from lloco_integrations.errors import StoreError
 from lloco_integrations.store import SummaryStore
 from tests.cli.conftest import Call
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [pytest.mark.needs("llama_index.core"), pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 Ask = Callable[[Any], int]
 
 

@@ -13,6 +13,8 @@ from lloco_integrations.models.card import read_card
 from tests.cli.conftest import Call
 from tests.cli.test_finetune import qa, village  # noqa: F401
 
+pytestmark = pytest.mark.needs("llama_index.core")
+
 
 @pytest.fixture
 def learn(lloco: Call, tiny_model: str, tmp_path: Path) -> Call:

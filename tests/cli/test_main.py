@@ -59,6 +59,7 @@ def test_an_interrupt_says_that_the_work_is_kept(lloco: Call, monkeypatch: pytes
     assert "work done so far is kept" in result.stderr
 
 
+@pytest.mark.needs("llama_index.core")
 def test_help_and_a_run_with_nothing_to_do_import_no_torch(compress: Call, library: Path, tiny_model: str, store_url: str) -> None:
     compress(library)
     words = ["compress", str(library), "--store", store_url, "--model", tiny_model, "--chunk-size", "64", "--chunk-overlap", "8"]

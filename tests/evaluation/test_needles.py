@@ -48,6 +48,7 @@ def test_what_a_row_gave() -> None:
     assert made["by_length"][0]["found"] == {"mean": 50.0, "low": 25.0, "high": 75.0}, "needles are resampled, with all their depths"
 
 
+@pytest.mark.needs("matplotlib")
 def test_the_grid_is_measured_drawn_and_goes_on(
     tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: Words, capsys: pytest.CaptureFixture[str]
 ) -> None:

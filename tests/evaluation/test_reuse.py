@@ -16,6 +16,8 @@ from lloco_integrations.evaluation import scorecard
 from tests import tiny
 from tests.evaluation.conftest import Words, lora, write_lines
 
+pytestmark = pytest.mark.needs("rouge_score")
+
 Files = Callable[..., tuple[Path, Path]]
 TAKEN = ["none", "raw", "raw+lora", "truncate@8", "retrieve@8", "other"]
 METHODS = "none,raw,raw+lora,truncate,retrieve,lloco"

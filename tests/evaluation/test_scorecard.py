@@ -20,6 +20,8 @@ from lloco_integrations.partial import Partial
 from tests import tiny
 from tests.evaluation.conftest import Words, lora, write_lines
 
+pytestmark = pytest.mark.needs("rouge_score")
+
 Files = Callable[..., tuple[Path, Path]]
 ALL = "none,raw,raw+lora,truncate,retrieve,lloco,lloco+adapter,lloco+retrieve"
 

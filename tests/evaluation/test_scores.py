@@ -44,6 +44,7 @@ def test_does_not_say_so(answer: str) -> None:
     assert not says_unknown(answer)
 
 
+@pytest.mark.needs("rouge_score")
 def test_a_right_answer_and_a_choice() -> None:
     question = Question("q", "d", "Where?", ("The city", "town"), ("the moon", "The city"), 1)
     made = score(question, "city.", 0.7, [2.0, 1.0])
@@ -60,6 +61,7 @@ def test_a_right_answer_and_a_choice() -> None:
     assert nothing.says_unknown and nothing.f1 is None and nothing.nll is None
 
 
+@pytest.mark.needs("rouge_score")
 def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence() -> None:
     assert rouge_l("the cat sat on the mat", ["a dog", "the cat lay on a mat"]) == pytest.approx(4 / 6)
     assert rouge_l("", ["x"]) == 0.0 and rouge_l("x", []) == 0.0

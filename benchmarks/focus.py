@@ -34,7 +34,10 @@ from lloco_integrations.training.templates import PLAIN
 SHORT = ("squad_paragraph.dev", "squadshifts_new_wiki.test", "narrativeqa_summary.dev", "fairytaleqa.dev", "examples")
 LONG = ("squality.dev", "qmsum.dev", "leval_natural_question.test", "loogle_sample.test", "financebench_full.test")
 RATIOS = (8, 16, 30)
-PEERS = ("cut", "fewer", "optimizer", "filter", "sentences", "focus", "vectors")
+MIXED = "focus:text_share=0.75,finest=8,coarsest=32"
+WHOLE = ("none", "text")
+"""Rows that do not depend on a ratio."""
+PEERS = ("none", "text", "cut", "fewer", "optimizer", "filter", "vectors", MIXED, "focus")
 ROOT = Path(__file__).parent.parent
 PAGE, README, PLOT = ROOT / "docs" / "elastic.md", ROOT / "README.md", ROOT / "docs" / "focus.png"
 PASSAGE_TOKENS = 150
@@ -143,9 +146,6 @@ class Bench:
             taken.append(placeholder.neutralise(found.page_content))
         return self._first(" ".join(taken), budget)
 
-    def _sentences(self, asked: Asked, budget: int, ratio: int) -> str:
-        return self._focused(asked, budget, FocusRecipe())
-
     def _focus(self, asked: Asked, budget: int, ratio: int) -> str:
         return self._focused(asked, budget, self.recipe)
 
@@ -187,7 +187,7 @@ class Bench:
         return {
             "f1": vars(bootstrap(scores)),
             "positions": sum(positions) / len(positions),
-            "over_budget": sum(p > b for p, b in zip(positions, budgets, strict=True)) if row not in ("text", "none", "vectors") else 0,
+            "over_budget": sum(p > b for p, b in zip(positions, budgets, strict=True)) if row not in (*WHOLE, "vectors") else 0,
             "choosing_seconds": sum(choosing) / len(choosing),
             "answering_seconds": seconds,
             "answers": [
@@ -244,9 +244,10 @@ ROWS = {
     "filter": "LangChain `EmbeddingsFilter` over sentences",
     "llmlingua": "LongLLMLingua with the question",
     "vectors": "summaries of everything, no focus",
-    "sentences": "our sentences alone, as text",
+    MIXED: "focus, a quarter of the budget as vectors at 8x to 32x",
     "focus": "**focus**",
 }
+CELLS = [("none", 1), ("text", 1), *((row, ratio) for ratio in RATIOS for row in ROWS if row not in WHOLE)]
 RIGHT = 50.0
 """An answer counts as right from this F1 on: half of its words and of the expected ones agree."""
 
@@ -294,10 +295,10 @@ def tables(report: dict[str, Any]) -> dict[str, list[str]]:
 def summary(report: dict[str, Any], sets: Sequence[str]) -> list[str]:
     """All rows over ``sets`` together."""
     lines = ["| what the model reads | positions | right answers of 100 | F1 [95 %] |", "|---|---|---|---|"]
-    for row, ratio in [("none", 1), ("text", 1), *((row, r) for r in RATIOS for row in ROWS if row not in ("none", "text"))]:
+    for row, ratio in CELLS:
         found = pooled(report, sets, row, ratio)
         if found is not None:
-            label = ROWS[row] if row in ("none", "text") else f"{ROWS[row]}, {ratio}x"
+            label = ROWS[row] if row in WHOLE else f"{ROWS[row]}, {ratio}x"
             lines.append(f"| {label} | {found['positions']:.0f} | {found['right']:.0f} | {interval(found)} |")
     return lines
 
@@ -309,7 +310,7 @@ def brief(report: dict[str, Any]) -> list[str]:
     for row, ratio in (("none", 1), ("text", 1), ("focus", 8), ("cut", 8), ("focus", 16), ("cut", 16), ("focus", 30), ("cut", 30)):
         found = pooled(report, sets, row, ratio)
         if found is not None:
-            label = ROWS[row] if row in ("none", "text") else f"{ROWS[row]}, {ratio}x"
+            label = ROWS[row] if row in WHOLE else f"{ROWS[row]}, {ratio}x"
             lines.append(f"| {label} | {found['positions']:.0f} | {found['right']:.0f} |")
     return lines
 
@@ -317,7 +318,7 @@ def brief(report: dict[str, Any]) -> list[str]:
 def by_set(report: dict[str, Any], sets: Sequence[str]) -> list[str]:
     """F1 of each row in each of ``sets``, positions beside it."""
     lines = [f"| what the model reads | {' | '.join(sets)} |", f"|---|{'---|' * len(sets)}"]
-    for row, ratio in [("none", 1), ("text", 1), *((row, r) for r in RATIOS for row in ROWS if row not in ("none", "text"))]:
+    for row, ratio in CELLS:
         cells = []
         for name in sets:
             found = report["sets"][name].get(_key(row, ratio))
@@ -336,13 +337,13 @@ def plot(report: dict[str, Any], path: Path) -> None:
 
     sets = [name for name in SHORT if name in report["sets"]]
     figure, axes = plt.subplots(figsize=(7.5, 4.4))
-    styles = {"focus": ("#c2410c", 2.4), "sentences": ("#f59e0b", 1.6)}
+    styles = {"focus": ("#c2410c", 2.4), MIXED: ("#f59e0b", 1.6)}
     for row, label in ROWS.items():
-        found = [pooled(report, sets, row, ratio) for ratio in ((1,) if row in ("none", "text") else RATIOS)]
+        found = [pooled(report, sets, row, ratio) for ratio in ((1,) if row in WHOLE else RATIOS)]
         points = [point for point in found if point is not None]
         if not points:
             continue
-        if row in ("none", "text"):
+        if row in WHOLE:
             axes.axhline(points[0]["mean"], color="grey", linestyle=":" if row == "none" else "--", linewidth=1)
             axes.annotate(f"{label} ({points[0]['positions']:.0f} positions)", (20, points[0]["mean"] + 0.6), fontsize=8, color="grey")
             continue
@@ -394,11 +395,8 @@ def main() -> None:
     for name in args.sets:
         documents, questions = load(name, args.limit)
         rows = report["sets"].setdefault(name, {})
-        todo = [
-            (row, r)
-            for row, r in [("none", 1), ("text", 1), *((row, r) for r in args.ratios for row in args.rows)]
-            if _key(row, r) not in rows
-        ]
+        cells = [(row, ratio) for row in args.rows for ratio in ([1] if row in WHOLE else args.ratios)]
+        todo = [(row, ratio) for row, ratio in cells if _key(row, ratio) not in rows]
         if not todo:
             continue
         asked = whole(documents, questions) if name in LONG else retrieved(bench, documents, questions, args.top_k)
@@ -414,7 +412,7 @@ def main() -> None:
 
 
 def _key(row: str, ratio: int) -> str:
-    return row if row in ("none", "text") else f"{row} {ratio}x"
+    return row if row in WHOLE else f"{row} {ratio}x"
 
 
 if __name__ == "__main__":

@@ -95,13 +95,13 @@ class SummaryEmbeddings:
 
         per = ratio // self.window
         n = self.n_vectors
-        counts = torch.full((n,), float(self.window), device=self.vectors.device)
+        counts = torch.full((n,), float(self.window), dtype=torch.float32, device=self.vectors.device)
         counts[-1] = self.n_tokens - self.window * (n - 1)
-        index = torch.arange(n, device=self.vectors.device) // per
+        index = torch.arange(n, dtype=torch.long, device=self.vectors.device) // per
         groups = int(index[-1]) + 1
         weighted = self.vectors.float() * counts[:, None]
-        sums = torch.zeros(groups, self.vectors.shape[1], device=self.vectors.device).index_add_(0, index, weighted)
-        totals = torch.zeros(groups, device=self.vectors.device).index_add_(0, index, counts)
+        sums = weighted.new_zeros(groups, self.vectors.shape[1]).index_add_(0, index, weighted)
+        totals = counts.new_zeros(groups).index_add_(0, index, counts)
         return replace(self, vectors=(sums / totals[:, None]).to(self.vectors.dtype), window=ratio)
 
 

@@ -7,12 +7,26 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import StoppingCriteria
+from transformers import LogitsProcessor, StoppingCriteria
 
+from lloco_integrations.errors import LLoCOError
 from lloco_integrations.types import Generation, ResolvedPrompt, Usage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+class Finite(LogitsProcessor):
+    """Refuses to choose a token among scores that are no numbers: the answer would be empty, or noise."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """``scores (rows, vocabulary)`` as they are. Raises LLoCOError for a row whose best is NaN or infinite."""
+        if not bool(torch.isfinite(scores.amax(-1)).all()):
+            raise LLoCOError(
+                "the decoder computed scores that are no numbers; the adapter, or a summary in the prompt, has values that are too large: "
+                "learn the adapter again, or compress the document again"
+            )
+        return scores
 
 
 class StopStrings(StoppingCriteria):

@@ -14,10 +14,11 @@ from lloco_integrations.backends.adapters import Adapters
 from lloco_integrations.backends.base import Backend, one_each
 from lloco_integrations.backends.prefixes import Prefix, Prefixes
 from lloco_integrations.backends.rows import check_room
-from lloco_integrations.backends.stopping import StopStrings, Unfolding, cut_at_stop, text_of
+from lloco_integrations.backends.stopping import Finite, StopStrings, Unfolding, cut_at_stop, text_of
 from lloco_integrations.errors import BadInput, LLoCOError
 from lloco_integrations.fingerprint import adapter_identity
 from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt, Usage
+from lloco_integrations.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -130,7 +131,7 @@ class TransformersBackend(Backend):
         streamer: Any = None,
     ) -> list[list[int]]:
         """New token ids of each prompt, without padding."""
-        from transformers import GenerationConfig, StoppingCriteriaList
+        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
         longest = max(p.n_positions for p in prompts)
         pad_id = self.ends[0] if self.ends else 0
@@ -146,23 +147,24 @@ class TransformersBackend(Backend):
             pad_token_id=pad_id,
             **how,
         )
-        with self.lock, torch.inference_mode():
+        with self.lock, undisturbed():
             try:
-                extra = self.adapters.choose(paths, self.max_adapters)
-                read = self._read(prompts, paths, extra)
-                embeds, mask = self._inputs(prompts, [prefix.n_positions if prefix else 0 for prefix in read])
-                with torch.random.fork_rng(enabled=sampled and params.seed is not None):
-                    if sampled and params.seed is not None:
-                        torch.manual_seed(params.seed)
-                    out = self.adapters.model.generate(
-                        inputs_embeds=embeds,
-                        attention_mask=mask,
-                        past_key_values=prefixes.batched(read, self.model.config),
-                        generation_config=config,
-                        stopping_criteria=StoppingCriteriaList([stopping]),
-                        streamer=streamer,
-                        **extra,
-                    )
+                with self.adapters.chosen(paths, self.max_adapters) as extra:
+                    read = self._read(prompts, paths, extra)
+                    embeds, mask = self._inputs(prompts, [prefix.n_positions if prefix else 0 for prefix in read])
+                    with torch.random.fork_rng(enabled=sampled and params.seed is not None):
+                        if sampled and params.seed is not None:
+                            torch.manual_seed(params.seed)
+                        out = self.adapters.model.generate(
+                            inputs_embeds=embeds,
+                            attention_mask=mask,
+                            past_key_values=prefixes.batched(read, self.model.config),
+                            generation_config=config,
+                            logits_processor=LogitsProcessorList([Finite()]),
+                            stopping_criteria=StoppingCriteriaList([stopping]),
+                            streamer=streamer,
+                            **extra,
+                        )
             except LLoCOError:
                 raise
             except Exception as error:
@@ -216,7 +218,7 @@ class TransformersBackend(Backend):
         weight = self._embeddings.weight
         return torch.cat(
             [
-                self._embeddings(torch.tensor(piece, device=weight.device))
+                self._embeddings(torch.tensor(piece, dtype=torch.long, device=weight.device))
                 if isinstance(piece, list)
                 else piece.to(weight.device, weight.dtype)
                 for piece in pieces

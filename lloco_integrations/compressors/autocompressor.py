@@ -21,6 +21,7 @@ from lloco_integrations.compressors.checkpoint import Checkpoint, as_saved, open
 from lloco_integrations.errors import BadInput, IncompatibleSummary
 from lloco_integrations.fingerprint import fingerprint as make_fingerprint
 from lloco_integrations.types import CompressorSpec, SummaryEmbeddings
+from lloco_integrations.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -132,7 +133,7 @@ class AutoCompressor(Compressor):
         vectors: dict[int, Tensor] = {}
         for batch in buckets([widths[i] for i in order], batch_size):
             rows = [order[j] for j in batch]
-            with self.lock, as_saved(self.model), torch.inference_mode():
+            with self.lock, as_saved(self.model), undisturbed():
                 made = self.summaries([documents[i] for i in rows], segment_length=segment_length, progress=progress)
             vectors.update(zip(rows, (tensor.cpu() for tensor in made), strict=True))
         name = self.spec.fingerprint
@@ -192,9 +193,9 @@ class AutoCompressor(Compressor):
         summary = self.embed_summary.to(embed.weight.device, embed.weight.dtype)
         tokens = [embed(segment[None])[0] for segment in segments]
         rows = [torch.cat([before, text, summary]) for before, text in zip(so_far, tokens, strict=True)]
-        ends = torch.tensor([len(row) for row in rows], device=summary.device)
+        ends = torch.tensor([len(row) for row in rows], dtype=torch.long, device=summary.device)
         inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        mask = (torch.arange(inputs.shape[1], device=summary.device) < ends[:, None]).long()
+        mask = (torch.arange(inputs.shape[1], dtype=torch.long, device=summary.device) < ends[:, None]).long()
         output = _trunk(self.model)(inputs_embeds=inputs, attention_mask=mask, use_cache=False)
         last = [row[:end][-len(summary) :] for row, end in zip(output.last_hidden_state, ends.tolist(), strict=True)]
         return torch.stack(last).to(summary)

@@ -93,7 +93,7 @@ class Checkpoint:
         try:
             with _quiet_loading():
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
-                    self.directory, dtype=dtype, local_files_only=True, output_loading_info=True
+                    self.directory, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
                 )
         except Exception as error:
             raise ModelNotFound(f"transformers cannot load {self.directory}: {error}") from error
@@ -194,9 +194,9 @@ def _read_tensor(path: Path, name: str) -> torch.Tensor | None:
 def as_saved(model: torch.nn.Module) -> Iterator[None]:
     """Inside, ``model`` computes what its checkpoint does: adapters off, dropout off. Afterwards all is as it was.
 
-    Unlike peft's own ``disable_adapter`` it covers adapters that were injected into a plain model, too, and restores
-    which weights were trainable. Not for several threads at once. Raises IncompatibleAdapter if an adapter changes
-    biases of the model itself.
+    Unlike peft's own ``disable_adapter`` it covers adapters that were injected into a plain model, too, and leaves
+    alone which weights are trainable. Not for several threads at once. Raises IncompatibleAdapter if an adapter
+    changes biases of the model itself.
     """
     for name, config in getattr(model, "peft_config", {}).items():
         if getattr(config, "bias", "none") != "none":
@@ -205,19 +205,16 @@ def as_saved(model: torch.nn.Module) -> Iterator[None]:
                 f"compress before loading it, or train it with bias='none'"
             )
     layers = [layer for layer in _adapter_layers(model) if not layer._disable_adapters]
-    trainable = {parameter: parameter.requires_grad for layer in layers for parameter in layer.parameters()}
     training = [module for module in model.modules() if module.training]
     try:
         for layer in layers:
-            layer.enable_adapters(False)
+            layer._disable_adapters = True  # and no more: peft's own method changes gradients, too, and fails on inference tensors
         for module in training:
             module.training = False
         yield
     finally:
         for layer in layers:
-            layer.enable_adapters(True)
-        for parameter, before in trainable.items():
-            parameter.requires_grad_(before)
+            layer._disable_adapters = False
         for module in training:
             module.training = True
 

@@ -162,17 +162,19 @@ class Reader:
 
         adapters = self.backend.adapters
         with self.backend.lock, torch.inference_mode():
-            extra = adapters.choose([self.adapter] * len(embeds), self.backend.max_adapters)
             try:
-                out = adapters.model(
-                    inputs_embeds=embeds,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=keep,
-                    **extra,
-                )
+                with adapters.chosen([self.adapter] * len(embeds), self.backend.max_adapters) as extra:
+                    out = adapters.model(
+                        inputs_embeds=embeds,
+                        attention_mask=mask,
+                        position_ids=positions,
+                        past_key_values=cache,
+                        use_cache=True,
+                        logits_to_keep=keep,
+                        **extra,
+                    )
+            except LLoCOError:
+                raise
             except Exception as error:
                 raise LLoCOError(f"reading failed: {type(error).__name__}: {error}") from error
         logits: torch.Tensor = out.logits

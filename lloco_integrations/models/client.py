@@ -20,6 +20,7 @@ from lloco_integrations.models.directory import MANIFEST, load_compressor, read_
 from lloco_integrations.models.model import LLoCOModel
 from lloco_integrations.prompting import Prompter
 from lloco_integrations.types import CompressorSpec, SummaryEmbeddings
+from lloco_integrations.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,7 +58,8 @@ class DeferredCompressor(Compressor):
     ) -> list[SummaryEmbeddings]:
         with self._lock:
             if self._loaded is None:
-                self._loaded = self._load()
+                with undisturbed(inference=False):
+                    self._loaded = self._load()
         return self._loaded.compress_ids(documents, batch_size=batch_size, segment_length=segment_length, progress=progress)
 
     def read(self, summary: SummaryEmbeddings, ratio: int | None = None) -> torch.Tensor:
@@ -120,7 +122,7 @@ def _tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ModelNotFound(
             f"the tokenizer in {directory} cannot be loaded: {error}; a decoder that runs elsewhere needs it here"
@@ -133,7 +135,7 @@ def _backend(directory: Path, tokenizer: PreTrainedTokenizerBase, wire: torch.dt
     from transformers import AutoConfig
 
     rows = PromptRows(read_embeddings(directory), wire)
-    config: Any = AutoConfig.from_pretrained(directory, local_files_only=True)
+    config: Any = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     window = getattr(config, "max_position_embeddings", None) or 1 << 30
     end: Any = tokenizer.eos_token_id
     ends, decode = [] if end is None else [end], partial(text_of, tokenizer)

@@ -86,7 +86,7 @@ def load_compressor(directory: Path, manifest: Manifest, device: torch.device, d
     from transformers import AutoModel
 
     try:
-        trunk = AutoModel.from_pretrained(directory / "encoder", dtype=dtype, local_files_only=True).to(device)
+        trunk = AutoModel.from_pretrained(directory / "encoder", dtype=dtype, local_files_only=True, trust_remote_code=False).to(device)
     except Exception as error:
         raise _unreadable(directory, error) from error
     encoder = MeanPoolEncoder(trunk, read_projector(directory).to(device), bidirectional=manifest.bidirectional)

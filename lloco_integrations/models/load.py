@@ -18,6 +18,10 @@ from lloco_integrations.models.materialise import materialised
 from lloco_integrations.models.model import LLoCOModel
 from lloco_integrations.models.presets import DEFAULT_MODEL, PRESETS
 from lloco_integrations.prompting import Prompter
+from lloco_integrations.undisturbed import undisturbed
+
+_HERE: Any = {"local_files_only": True, "trust_remote_code": False}
+"""A directory never uses the network, and never runs code of its own."""
 
 
 def load_model(
@@ -53,12 +57,12 @@ def load_model(
     if runtime is not None and not runtime.in_process:
         from lloco_integrations.models.client import load_client
 
-        with no_bars():
+        with undisturbed(inference=False), no_bars():
             model = load_client(name, directory, where, kind, None if dtype == "auto" else kind, runtime)
         model.adapters = paths
         return model
     load = _load_directory if (directory / MANIFEST).is_file() else _load_autocompressor
-    with no_bars():
+    with undisturbed(inference=False), no_bars():
         model = load(name, directory, where, kind)
     model.adapters = paths
     return model
@@ -97,8 +101,8 @@ def _load_directory(name: str, directory: Path, device: torch.device, dtype: tor
     manifest = read_manifest(directory)
     compressor = load_compressor(directory, manifest, device, dtype)
     try:
-        decoder: Any = AutoModelForCausalLM.from_pretrained(directory / "decoder", dtype=dtype, local_files_only=True)
-        tokenizer: Any = AutoTokenizer.from_pretrained(directory / "decoder", local_files_only=True)
+        decoder: Any = AutoModelForCausalLM.from_pretrained(directory / "decoder", dtype=dtype, **_HERE)
+        tokenizer: Any = AutoTokenizer.from_pretrained(directory / "decoder", **_HERE)
     except Exception as error:
         raise ModelNotFound(f"the decoder in {directory} cannot be loaded: {error}; delete the folder and load the model again") from error
     decoder = decoder.to(device).eval().requires_grad_(False)
@@ -121,7 +125,7 @@ def _load_autocompressor(name: str, path: Path, device: torch.device, dtype: tor
     decoder: Any = compressor.model.requires_grad_(False)
     tokenizer: Any = None
     if any((directory / f).exists() for f in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(directory, **_HERE)
     prompter = Prompter(tokenizer, chat=False, placement="prefix") if tokenizer is not None else None
     backend = TransformersBackend(decoder, tokenizer, lock=compressor.lock)
     return LLoCOModel(name, compressor, decoder, backend, tokenizer, prompter)

@@ -185,7 +185,7 @@ class LLoCOModel:
         if not labels or not prompt_ids:
             raise BadInput("loss needs at least one prompt id and one label")
         embedding: Any = self.decoder.get_input_embeddings()
-        ids = torch.tensor([*prompt_ids, *labels], device=embedding.weight.device)
+        ids = torch.tensor([*prompt_ids, *labels], dtype=torch.long, device=embedding.weight.device)
         rows = embedding(ids)
         if context_vectors is not None:
             rows = torch.cat([context_vectors.to(rows.device, rows.dtype), rows])

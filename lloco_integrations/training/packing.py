@@ -84,7 +84,7 @@ def pack(
         row=torch.tensor(columns[0], device=device),
         at=torch.tensor(columns[1], device=device),
         target=torch.tensor(columns[2], device=device),
-        weight=torch.tensor(columns[3], device=device),
+        weight=torch.tensor(columns[3], dtype=torch.float32, device=device),
         question=torch.tensor(columns[4], device=device),
     )
 

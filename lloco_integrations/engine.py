@@ -19,6 +19,7 @@ from lloco_integrations.budget import spend
 from lloco_integrations.errors import BadInput, IncompatibleSummary, PlaceholderError
 from lloco_integrations.forms import Compressed, Entry, as_summary, as_text
 from lloco_integrations.placeholder import Placeholder, unknown_key
+from lloco_integrations.secret import Secret, shown
 from lloco_integrations.types import NO_ADAPTER, Count, Generation, GenerationChunk, GenerationParams, Message
 from lloco_integrations.voting import Choice
 
@@ -56,6 +57,8 @@ class Engine:
     def __post_init__(self) -> None:
         if NO_ADAPTER in self.adapters:
             raise BadInput(f"an adapter cannot be named {NO_ADAPTER!r}, which stands for the decoder alone; give it another name")
+        if isinstance(self.store_target, str):
+            self.store_target = Secret(self.store_target)
 
     @property
     def model(self) -> LLoCOModel:
@@ -155,15 +158,16 @@ class Engine:
         prompts: Sequence[str | Sequence[Message]],
         params: GenerationParams | None = None,
         adapters: Sequence[str | None] | None = None,
+        cancelled: threading.Event | None = None,
     ) -> list[Generation]:
         """One answer a prompt, in one batch. A prompt is a text or a conversation, with placeholders of this engine's store.
 
         Without a name in ``adapters``, a prompt's adapter is that of the group which has most of it (see ``voting``); if there is no such
         group or adapter, the one named "default", else none. The name "none" is the decoder alone. What an answer has that looks like
-        a placeholder is made harmless: answers come back in later prompts.
+        a placeholder is made harmless: answers come back in later prompts. Setting ``cancelled`` ends the generation with an LLoCOError.
         """
         chosen = [self._choose(prompt, name) for prompt, name in zip(prompts, adapters or [None] * len(prompts), strict=True)]
-        made = self.model.generate(prompts, params, store=self.store, adapters=[c.path for c in chosen])
+        made = self.model.generate(prompts, params, store=self.store, adapters=[c.path for c in chosen], cancelled=cancelled)
         return [_reported(m, c) for m, c in zip(made, chosen, strict=True)]
 
     def stream(
@@ -215,13 +219,13 @@ class Engine:
         if missing and on_miss == "raise":
             first = texts[min(missing.values())]
             raise PlaceholderError(
-                f"{len(missing)} of {len(texts)} texts have no summary in the store {self.store.url}, the first is {first[:60]!r}; "
+                f"{len(missing)} of {len(texts)} texts have no summary in the store {shown(self.store.url)}, the first is {first[:60]!r}; "
                 f"compress them first (lloco compress), or use on_miss='compress'"
             )
         changed: list[int] = []
         if missing and on_miss == "compress":
             changed = sorted(missing.values())
-            _log.info("%d of %d texts are not in the store %s yet, and are compressed now", len(changed), len(texts), self.store.url)
+            _log.info("%d of %d texts are not in the store %s yet, and are compressed now", len(changed), len(texts), shown(self.store.url))
             summaries = self.model.compress([texts[i] for i in changed], progress=progress)
             self._put([(texts[i], summary, named[i]) for i, summary in zip(changed, summaries, strict=True)])
         moved = list({keys[i]: i for i in range(len(texts)) if _moves(infos[keys[i]], named[i])}.values())
@@ -297,6 +301,7 @@ def _shared_store(target: Any) -> SummaryStore:
 
     if isinstance(target, SummaryStore):
         return target
+    target = target.get_secret_value() if isinstance(target, Secret) else target
     key = target if isinstance(target, str) else ("default", str(home())) if target is None else ("object", id(target))
     with _stores_lock:
         if key not in _stores:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lloco_integrations.errors import PlaceholderError
+from lloco_integrations.secret import shown
 
 KEY_LENGTH = 26
 _KEY = rf"[a-z2-7]{{{KEY_LENGTH}}}"
@@ -91,7 +92,7 @@ def split_votes(text: str) -> tuple[str, list[Placeholder]]:
 def unknown_key(place: str, key: str) -> str:
     """The message for a placeholder whose entry the store at ``place`` does not have."""
     return (
-        f"the store {place} does not hold the placeholder key {key!r}; give the LLM and the postprocessor or retriever the same store=, "
+        f"the store {shown(place)} does not hold the placeholder key {key!r}; give the LLM and the postprocessor or retriever the same store=, "
         f"or compress the document again"
     )
 

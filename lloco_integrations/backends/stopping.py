@@ -38,10 +38,15 @@ class StopStrings(StoppingCriteria):
         self._tail = max((len(s.encode()) for s in self._stop), default=0) + 8
         self._cancelled = cancelled
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants the answers any more."""
+        return self._cancelled is not None and self._cancelled.is_set()
+
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Bool ``(rows,)``: which rows are done. ``input_ids (rows, new tokens)``."""
         rows = input_ids.shape[0]
-        if self._cancelled is not None and self._cancelled.is_set():
+        if self.cancelled:
             return torch.ones(rows, dtype=torch.bool, device=input_ids.device)
         done = [False] * rows
         if self._stop and self._tokenizer is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,15 +153,16 @@ class LLoCOModel:
         *,
         store: SummaryStore | None = None,
         adapters: Sequence[str | None] | None = None,
+        cancelled: threading.Event | None = None,
     ) -> list[Generation]:
-        """One Generation a prompt, in one batch. See ``resolve`` for prompts and Backend.generate for errors.
+        """One Generation a prompt, in one batch. See ``resolve`` for prompts and Backend.generate for errors and ``cancelled``.
 
         ``adapters``: for each prompt a name of ``self.adapters``, a directory, or a hub id; None is the one named "default", if there
         is one, and "none" the decoder alone.
         """
         chosen = list(adapters) if adapters is not None else [None] * len(prompts)
         resolved = [self.resolve(p, store) for p in prompts]
-        made = self.backend.generate(resolved, params or GenerationParams(), [self._adapter_path(a) for a in chosen])
+        made = self.backend.generate(resolved, params or GenerationParams(), [self._adapter_path(a) for a in chosen], cancelled)
         return [replace(m, adapter=self._adapter_name(a)) for m, a in zip(made, chosen, strict=True)]
 
     def stream(
@@ -172,8 +175,7 @@ class LLoCOModel:
     ) -> Iterator[GenerationChunk]:
         """The answer in pieces; the last chunk has ``final``. See ``generate`` for ``adapter``."""
         chunks = self.backend.stream(self.resolve(prompt, store), params or GenerationParams(), self._adapter_path(adapter))
-        name = self._adapter_name(adapter)
-        return (c if c.final is None else replace(c, final=replace(c.final, adapter=name)) for c in chunks)
+        return _named(chunks, self._adapter_name(adapter))
 
     def loss(self, context_vectors: torch.Tensor | None, prompt_ids: Sequence[int], labels: Sequence[int]) -> torch.Tensor:
         """Mean negative log-likelihood (nats a token) of ``labels`` after ``[context_vectors | prompt_ids]``; differentiable.
@@ -215,3 +217,10 @@ class LLoCOModel:
         if self.prompter is None:
             raise LLoCOError(f"{self.name} has no tokenizer, so only compress_ids and prompts of ids work; add its tokenizer files")
         return self.prompter
+
+
+def _named(chunks: Iterator[GenerationChunk], adapter: str | None) -> Iterator[GenerationChunk]:
+    """``chunks`` with the adapter's name in the last; closed with it."""
+    with closing(chunks):  # type: ignore[type-var]
+        for chunk in chunks:
+            yield chunk if chunk.final is None else replace(chunk, final=replace(chunk.final, adapter=adapter))

@@ -18,6 +18,7 @@ from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.budget import spend
 from lloco_integrations.errors import BadInput, IncompatibleSummary, PlaceholderError
 from lloco_integrations.forms import Compressed, Entry, as_summary, as_text
+from lloco_integrations.locks import ForkLock
 from lloco_integrations.placeholder import Placeholder, unknown_key
 from lloco_integrations.secret import Secret, shown
 from lloco_integrations.types import NO_ADAPTER, Count, Generation, GenerationChunk, GenerationParams, Message
@@ -292,7 +293,7 @@ def _moves(info: EntryInfo | None, group: str | None) -> bool:
 
 
 _stores: dict[object, SummaryStore] = {}
-_stores_lock = threading.Lock()
+_stores_lock = ForkLock(wait=False)
 
 
 def _shared_store(target: Any) -> SummaryStore:

@@ -8,7 +8,6 @@ in a row. Training builds its prompts with the same functions, so a model reads 
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import torch
 
 from lloco_integrations import placeholder
 from lloco_integrations.errors import BadInput
+from lloco_integrations.locks import ForkLock
 from lloco_integrations.placeholder import Placeholder
 from lloco_integrations.types import Message
 
@@ -41,7 +41,7 @@ class Prompter:
         # Splitting special tokens is a switch inside the tokenizer, which is not thread-safe: it is turned on a copy, under a lock.
         self._encoder = copy.deepcopy(tokenizer)
         self._encoder.model_max_length = _NO_LIMIT  # a document may be longer than the window: no warning
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self.chat = chat
         self.placement = placement
 

@@ -29,6 +29,18 @@ class Finite(LogitsProcessor):
         return scores
 
 
+class Pauses(StoppingCriteria):
+    """Calls ``pause`` after each token, and ends nothing."""
+
+    def __init__(self, pause: Callable[[], None]) -> None:
+        self._pause = pause
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Bool ``(rows,)``, none of them true."""
+        self._pause()
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+
 class StopStrings(StoppingCriteria):
     """Ends each row of a batch at its first stop string, and all of them when ``cancelled`` is set."""
 

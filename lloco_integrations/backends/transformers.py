@@ -15,9 +15,10 @@ from lloco_integrations.backends.adapters import Adapters
 from lloco_integrations.backends.base import Backend, one_each, unwanted
 from lloco_integrations.backends.prefixes import Prefix, Prefixes
 from lloco_integrations.backends.rows import check_room
-from lloco_integrations.backends.stopping import Finite, StopStrings, Unfolding, cut_at_stop, text_of
+from lloco_integrations.backends.stopping import Finite, Pauses, StopStrings, Unfolding, cut_at_stop, text_of
 from lloco_integrations.errors import BadInput, LLoCOError
 from lloco_integrations.fingerprint import adapter_identity
+from lloco_integrations.locks import ForkLock
 from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt, Usage
 from lloco_integrations.undisturbed import undisturbed
 
@@ -48,7 +49,7 @@ class TransformersBackend(Backend):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase | None,
         *,
-        lock: threading.RLock | None = None,
+        lock: ForkLock | None = None,
         batch_size: int = 16,
     ) -> None:
         cpu.prepare(model)
@@ -58,7 +59,7 @@ class TransformersBackend(Backend):
         self._weights = list(model.parameters())
         self._keeps_all = prefixes.keeps_all(model.config)
         self.adapters = Adapters(model)
-        self.lock = lock or threading.RLock()
+        self.lock = lock or ForkLock()
         self.batch_size = batch_size
         self.window = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         ends = getattr(model.generation_config, "eos_token_id", None)
@@ -167,7 +168,7 @@ class TransformersBackend(Backend):
                             past_key_values=prefixes.batched(read, self.model.config),
                             generation_config=config,
                             logits_processor=LogitsProcessorList([Finite()]),
-                            stopping_criteria=StoppingCriteriaList([stopping]),
+                            stopping_criteria=StoppingCriteriaList([stopping, Pauses(self.lock.pause)]),
                             streamer=streamer,
                             **extra,
                         )

@@ -32,6 +32,7 @@ from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.backends.stopping import Unfolding, finished
 from lloco_integrations.errors import IncompatibleAdapter, LLoCOError, MissingExtra, ServerError
 from lloco_integrations.fingerprint import adapter_identity
+from lloco_integrations.locks import ForkLock
 from lloco_integrations.secret import Key, without_user
 from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt
 
@@ -68,7 +69,7 @@ class VLLMBackend(Backend):
         self.ends = list(ends)
         self._own_window = window
         self._clients: dict[int, httpx.Client] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._models: dict[str, Served] = {}
 
     @cached_property

@@ -16,6 +16,7 @@ from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.backends.stopping import finished
 from lloco_integrations.errors import IncompatibleAdapter, LLoCOError, MissingExtra
 from lloco_integrations.fingerprint import adapter_identity
+from lloco_integrations.locks import ForkLock
 from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt
 
 DEFAULT_RANK = 16
@@ -52,7 +53,7 @@ class VLLMOfflineBackend(Backend):
         self.options = dict(runtime.options)
         self.window = min(window, int(self.options.get("max_model_len", window)))
         self.ends = list(ends)
-        self._lock = threading.RLock()
+        self._lock = ForkLock(wait=False)
         self._engine: Any = None
         self._known: dict[str, int] = {}
 

@@ -7,7 +7,6 @@ summary embeddings are its last hidden states, after the final norm, at the summ
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
@@ -20,6 +19,7 @@ from lloco_integrations.compressors.base import Compressor, Progress, buckets, r
 from lloco_integrations.compressors.checkpoint import Checkpoint, as_saved, open_checkpoint
 from lloco_integrations.errors import BadInput, IncompatibleSummary
 from lloco_integrations.fingerprint import fingerprint as make_fingerprint
+from lloco_integrations.locks import ForkLock
 from lloco_integrations.types import CompressorSpec, SummaryEmbeddings
 from lloco_integrations.undisturbed import undisturbed
 
@@ -72,7 +72,7 @@ class AutoCompressor(Compressor):
         self.embed_summary = embed_summary
         self.accumulate = accumulate
         self.max_segments = max_segments
-        self.lock = threading.RLock()
+        self.lock = ForkLock()
         ratio = max(1, segment_length // embed_summary.shape[0])
         self.spec = CompressorSpec(fingerprint, "autocompressor", width, segment_length, (ratio,), "prefix")
 

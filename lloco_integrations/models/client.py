@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.backends.stopping import text_of
 from lloco_integrations.compressors.base import Compressor, Progress
 from lloco_integrations.errors import ModelNotFound
+from lloco_integrations.locks import ForkLock
 from lloco_integrations.models.directory import MANIFEST, load_compressor, read_manifest, read_projector
 from lloco_integrations.models.model import LLoCOModel
 from lloco_integrations.prompting import Prompter
@@ -42,7 +42,7 @@ class DeferredCompressor(Compressor):
         self._read = read
         self._load = load
         self._loaded: Compressor | None = None
-        self._lock = threading.Lock()
+        self._lock = ForkLock(wait=False)
 
     @property
     def loaded(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.backends.transformers import TransformersBackend
 from lloco_integrations.errors import BadInput, IncompatibleSummary, ModelNotFound
+from lloco_integrations.locks import ForkLock
 from lloco_integrations.models.directory import MANIFEST, load_compressor, read_manifest
 from lloco_integrations.models.materialise import materialised
 from lloco_integrations.models.model import LLoCOModel
@@ -175,7 +175,7 @@ def _cpu_computes_bfloat16() -> bool:
 
 
 _shared: dict[tuple[str, str, str, Runtime], LLoCOModel] = {}
-_shared_lock = threading.Lock()
+_shared_lock = ForkLock(wait=False)
 
 
 def shared_model(

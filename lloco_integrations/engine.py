@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lloco_integrations import placeholder, voting
 from lloco_integrations.backends.runtime import Runtime
+from lloco_integrations.background import ended
 from lloco_integrations.budget import spend
 from lloco_integrations.errors import BadInput, IncompatibleSummary, PlaceholderError
 from lloco_integrations.forms import Compressed, Entry, as_summary, as_text
@@ -278,14 +279,15 @@ def _reported(made: Generation, chosen: Choice) -> Generation:
 def _spoken(chunks: Iterator[GenerationChunk], chosen: Choice) -> Iterator[GenerationChunk]:
     """``chunks`` with the choice reported; what could still become a placeholder is held back until it is clear."""
     heard = said = ""
-    for chunk in chunks:
-        heard += chunk.delta
-        if chunk.final is not None:
-            final = _reported(chunk.final, chosen)
-            yield GenerationChunk(final.text[len(said) :], final)
-        elif (more := placeholder.settled(heard)) != said:
-            yield GenerationChunk(more[len(said) :])
-            said = more
+    with ended(chunks):
+        for chunk in chunks:
+            heard += chunk.delta
+            if chunk.final is not None:
+                final = _reported(chunk.final, chosen)
+                yield GenerationChunk(final.text[len(said) :], final)
+            elif (more := placeholder.settled(heard)) != said:
+                yield GenerationChunk(more[len(said) :])
+                said = more
 
 
 def _moves(info: EntryInfo | None, group: str | None) -> bool:

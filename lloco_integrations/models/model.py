@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lloco_integrations.backends.base import Backend
+from lloco_integrations.background import ended
 from lloco_integrations.compressors.base import Compressor, Progress
 from lloco_integrations.errors import BadInput, IncompatibleAdapter, LLoCOError, PlaceholderError
 from lloco_integrations.models.card import check_card
@@ -221,6 +221,6 @@ class LLoCOModel:
 
 def _named(chunks: Iterator[GenerationChunk], adapter: str | None) -> Iterator[GenerationChunk]:
     """``chunks`` with the adapter's name in the last; closed with it."""
-    with closing(chunks):  # type: ignore[type-var]
+    with ended(chunks):
         for chunk in chunks:
             yield chunk if chunk.final is None else replace(chunk, final=replace(chunk.final, adapter=adapter))

@@ -21,6 +21,7 @@ from lloco_integrations.errors import BadInput, IncompatibleSummary, Placeholder
 from lloco_integrations.forms import Compressed, Entry, as_summary, as_text
 from lloco_integrations.locks import ForkLock
 from lloco_integrations.placeholder import Placeholder, unknown_key
+from lloco_integrations.plain import listed, spoken
 from lloco_integrations.secret import Secret, shown
 from lloco_integrations.types import NO_ADAPTER, Count, Generation, GenerationChunk, GenerationParams, Message
 from lloco_integrations.voting import Choice
@@ -114,6 +115,7 @@ class Engine:
         Raises PlaceholderError for a miss when ``on_miss`` is "raise".
         """
         self._check_ratio(ratio)
+        texts = listed(texts, "texts", str)
         entries = self._entries(texts, on_miss, groups, raw, progress)
         weights = voting.weights(groups, scores) if groups and scores else [None] * len(texts)
         return [
@@ -137,6 +139,7 @@ class Engine:
         None for a text that is left out. ``scores``: higher is better; without them, the first text is the best. ``extra``: positions
         that each text costs besides, such as its title. Raises BadInput for a budget in which not one text has room.
         """
+        texts = listed(texts, "texts", str)
         entries = self._entries(texts, on_miss, groups, (), progress)
         ranked = scores if scores is not None else [-float(i) for i in range(len(texts))]
         weights = voting.weights(groups, scores) if groups and scores else [None] * len(texts)
@@ -168,8 +171,10 @@ class Engine:
         group or adapter, the one named "default", else none. The name "none" is the decoder alone. What an answer has that looks like
         a placeholder is made harmless: answers come back in later prompts. Setting ``cancelled`` ends the generation with an LLoCOError.
         """
+        prompts = listed(prompts, "prompts")
         chosen = [self._choose(prompt, name) for prompt, name in zip(prompts, adapters or [None] * len(prompts), strict=True)]
-        made = self.model.generate(prompts, params, store=self.store, adapters=[c.path for c in chosen], cancelled=cancelled)
+        ending: dict[str, Any] = {} if cancelled is None else {"cancelled": cancelled}
+        made = self.model.generate(prompts, params, store=self.store, adapters=[c.path for c in chosen], **ending)
         return [_reported(m, c) for m, c in zip(made, chosen, strict=True)]
 
     def stream(
@@ -212,7 +217,9 @@ class Engine:
         """The store's entry of each text. What is missing is compressed, unless it is blank, or handed on raw and of no group."""
         if on_miss not in ("compress", "text", "raise"):
             raise BadInput(f"on_miss is {on_miss!r}; use 'compress', 'text' or 'raise'")
-        named = list(groups or [None] * len(texts))
+        named = [None] * len(texts) if groups is None else listed(groups, "groups", (str, type(None)))
+        if len(named) != len(texts):
+            raise BadInput(f"{len(named)} groups for {len(texts)} texts; give one for each, None for a text of no group")
         fingerprint = self.model.fingerprint
         keys = [self.store.key(fingerprint, text) for text in texts]
         infos = dict(zip(keys, self.store.info_many(keys), strict=True))
@@ -245,7 +252,7 @@ class Engine:
         """The adapter for ``prompt``. Raises IncompatibleAdapter for a name that there is not."""
         groups: dict[str, float] = {}
         if self.adapters:
-            texts = [prompt] if isinstance(prompt, str) else [m.content for m in prompt]
+            texts = [prompt] if isinstance(prompt, str) else [spoken(m) for m in prompt]
             marks = [mark for text, votes in map(placeholder.split_votes, texts) for mark in (*placeholder.find(text), *votes)]
             groups = voting.shares(marks, self.store.info_many([mark.key for mark in marks]))
             if marks and not groups and name is None and "default" not in self.adapters:

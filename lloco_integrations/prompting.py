@@ -17,6 +17,7 @@ from lloco_integrations import placeholder
 from lloco_integrations.errors import BadInput
 from lloco_integrations.locks import ForkLock
 from lloco_integrations.placeholder import Placeholder
+from lloco_integrations.plain import legible, spoken
 from lloco_integrations.types import Message
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ class Prompter:
         if self.chat:
             segments = self._chat_segments(messages)
         elif len(messages) == 1:
-            segments = self._plain(messages[0].content)
+            segments = self._plain(spoken(messages[0]))
         else:
-            text = "\n".join(f"{m.role}: {m.content}" for m in messages)
+            text = "\n".join(f"{_role(m)}: {spoken(m)}" for m in messages)
             segments = self._plain(f"{text}\nassistant:")
         if self.placement == "prefix":
             vectors = [s for s in segments if isinstance(s, Placeholder)]
@@ -82,7 +83,7 @@ class Prompter:
 
     def _ids(self, text: str, *, split_special_tokens: bool) -> list[int]:
         with self._lock:
-            ids: list[int] = self._encoder(text, add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"]
+            ids: list[int] = self._encoder(legible(text), add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"]
         return ids
 
     def _plain(self, text: str) -> list[Segment]:
@@ -92,11 +93,11 @@ class Prompter:
         return out
 
     def _chat_segments(self, messages: list[Message]) -> list[Segment]:
-        marked = [{"role": m.role, "content": _MARK.format(i)} for i, m in enumerate(messages)]
+        marked = [{"role": _role(m), "content": _MARK.format(i)} for i, m in enumerate(messages)]
         try:
             rendered: Any = self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
         except Exception as error:
-            roles = [m.role for m in messages]
+            roles = [_role(m) for m in messages]
             raise BadInput(f"this model's chat template refuses the roles {roles}: {error}; use system, user and assistant") from error
         out: list[Segment] = []
         rest = str(rendered)
@@ -105,10 +106,15 @@ class Prompter:
             if not found:
                 raise BadInput(f"this model's chat template drops the message of role {message.role!r}; leave it out")
             _append(out, self._special_ids(before))
-            for segment in self._plain(message.content):
+            for segment in self._plain(spoken(message)):
                 _append(out, segment)
         _append(out, self._special_ids(rest))
         return out
+
+
+def _role(message: Message) -> str:
+    """As chat templates know it: what a tool said is told by the user."""
+    return "user" if message.role == "tool" else message.role
 
 
 def flatten(segments: Sequence[Segment]) -> list[int | Placeholder]:

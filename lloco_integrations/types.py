@@ -121,6 +121,8 @@ class GenerationParams:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.stop, str) or not all(isinstance(s, str) for s in self.stop):
+            raise BadInput(f"stop is {self.stop!r}; give a list of strings")
         for name, value, whole, low, high, wanted in (
             ("max_tokens", self.max_new_tokens, True, 1, math.inf, "an integer from 1"),
             ("temperature", self.temperature, False, 0, 1e6, "0 (greedy) or a positive number"),

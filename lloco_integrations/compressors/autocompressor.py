@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from lloco_integrations.compressors.base import Compressor, Progress, buckets, require_ids
 from lloco_integrations.compressors.checkpoint import Checkpoint, as_saved, open_checkpoint
-from lloco_integrations.errors import BadInput, IncompatibleSummary
+from lloco_integrations.errors import BadInput, IncompatibleSummary, ModelNotFound
 from lloco_integrations.fingerprint import fingerprint as make_fingerprint
 from lloco_integrations.locks import ForkLock
 from lloco_integrations.types import CompressorSpec, SummaryEmbeddings
@@ -202,16 +202,10 @@ class AutoCompressor(Compressor):
 
     def _plan(self, documents: Sequence[Sequence[int]], segment_length: int | Sequence[int] | None) -> list[list[int]]:
         """The segment lengths of each document. Raises BadInput where the model cannot take them."""
-        require_ids(documents)
-        vocabulary = _embedding(self.model).weight.shape[0]
+        require_ids(documents, _embedding(self.model).weight.shape[0])
         wanted = self.spec.segment_length if segment_length is None else segment_length
         plans = []
         for i, ids in enumerate(documents):
-            if min(ids) < 0 or max(ids) >= vocabulary:
-                raise BadInput(
-                    f"document {i} has tokens from {min(ids)} to {max(ids)}, the model's vocabulary has {vocabulary}; "
-                    f"use the model's own tokenizer"
-                )
             plans.append(_cut(len(ids), wanted))
             self._check_room(i, plans[-1])
         return plans
@@ -238,7 +232,9 @@ class AutoCompressor(Compressor):
 
 def spec_of(checkpoint: Checkpoint, segment_length: int | None = None) -> CompressorSpec:
     """What ``checkpoint`` says about its compressor; ``segment_length`` None is what config.json says, else the paper's."""
-    length = segment_length or int(checkpoint.config.get("segment_length") or SEGMENT_LENGTH)
+    length = segment_length or checkpoint.config.get("segment_length") or SEGMENT_LENGTH
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        raise ModelNotFound(f"config.json in {checkpoint.directory} has segment_length={str(length)[:40]!r}; a number above 0 is wanted")
     name = make_fingerprint(kind="autocompressor", segment_length=length, **checkpoint.parts())
     summary = checkpoint.embed_summary()
     return CompressorSpec(name, "autocompressor", summary.shape[1], length, (max(1, length // summary.shape[0]),), "prefix")

@@ -149,7 +149,8 @@ class MeanPoolCompressor(Compressor):
         progress: Progress | None = None,
     ) -> list[SummaryEmbeddings]:
         """See Compressor. ``segment_length`` is rounded down to a multiple of the coarsest ratio."""
-        require_ids(documents)
+        embeddings: Any = self.encoder.trunk.get_input_embeddings()
+        require_ids(documents, embeddings.weight.shape[0])
         coarsest = self.spec.ratios[-1]
         length = max(coarsest, (segment_length or self.spec.segment_length) // coarsest * coarsest)
         segments = [(d, ids[at : at + length]) for d, ids in enumerate(documents) for at in range(0, len(ids), length)]

@@ -145,6 +145,7 @@ class DecoderFields(EngineFields):
     def _call(self, stop: Sequence[str] | None, kwargs: Mapping[str, Any]) -> Call:
         """Raises BadInput for an argument that means nothing here."""
         bound, rest = self._bound(kwargs)
+        stop = [stop] if isinstance(stop, str) else stop
         for name in rest:
             if name in ("tools", "tool_choice", "functions") and rest[name]:
                 raise BadInput(f"{type(self).__name__} cannot call tools; leave {name} out")

@@ -11,7 +11,7 @@ import torch
 
 from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.backends.transformers import TransformersBackend
-from lloco_integrations.errors import BadInput, IncompatibleSummary, ModelNotFound
+from lloco_integrations.errors import BadInput, IncompatibleSummary, LLoCOError, ModelNotFound
 from lloco_integrations.locks import ForkLock
 from lloco_integrations.models.directory import MANIFEST, load_compressor, read_manifest
 from lloco_integrations.models.materialise import materialised
@@ -57,12 +57,12 @@ def load_model(
     if runtime is not None and not runtime.in_process:
         from lloco_integrations.models.client import load_client
 
-        with undisturbed(inference=False), no_bars():
+        with undisturbed(inference=False), no_bars(), _readable(name):
             model = load_client(name, directory, where, kind, None if dtype == "auto" else kind, runtime)
         model.adapters = paths
         return model
     load = _load_directory if (directory / MANIFEST).is_file() else _load_autocompressor
-    with undisturbed(inference=False), no_bars():
+    with undisturbed(inference=False), no_bars(), _readable(name):
         model = load(name, directory, where, kind)
     model.adapters = paths
     return model
@@ -129,6 +129,19 @@ def _load_autocompressor(name: str, path: Path, device: torch.device, dtype: tor
     prompter = Prompter(tokenizer, chat=False, placement="prefix") if tokenizer is not None else None
     backend = TransformersBackend(decoder, tokenizer, lock=compressor.lock)
     return LLoCOModel(name, compressor, decoder, backend, tokenizer, prompter)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Whatever files of any content make of the libraries that read them becomes a ModelNotFound."""
+    try:
+        yield
+    except LLoCOError:
+        raise
+    except Exception as error:
+        raise ModelNotFound(
+            f"the model {name!r} cannot be loaded: {type(error).__name__}: {str(error)[:500]}; its files are damaged, or not of one model"
+        ) from error
 
 
 @contextmanager

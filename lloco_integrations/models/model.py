@@ -17,6 +17,7 @@ from lloco_integrations.compressors.base import Compressor, Progress
 from lloco_integrations.errors import BadInput, IncompatibleAdapter, LLoCOError, PlaceholderError
 from lloco_integrations.models.card import check_card
 from lloco_integrations.placeholder import Placeholder, unknown_key
+from lloco_integrations.plain import listed
 from lloco_integrations.prompting import Prompter, Segment
 from lloco_integrations.types import (
     NO_ADAPTER,
@@ -84,6 +85,7 @@ class LLoCOModel:
         Raises BadInput naming the text for one that is empty or blank.
         """
         documents = []
+        texts = listed(texts, "texts", str)
         for i, text in enumerate(texts):
             try:
                 documents.append(self.text_ids(text))
@@ -100,6 +102,7 @@ class LLoCOModel:
         progress: bool | Progress = False,
     ) -> list[SummaryEmbeddings]:
         """As ``compress``, from token ids (no BOS, no EOS)."""
+        documents = listed(documents, "documents")
         if progress is not True:
             return self.compressor.compress_ids(documents, batch_size=batch_size, segment_length=segment_length, progress=progress or None)
         from tqdm.auto import tqdm
@@ -160,7 +163,8 @@ class LLoCOModel:
         ``adapters``: for each prompt a name of ``self.adapters``, a directory, or a hub id; None is the one named "default", if there
         is one, and "none" the decoder alone.
         """
-        chosen = list(adapters) if adapters is not None else [None] * len(prompts)
+        prompts = listed(prompts, "prompts")
+        chosen = listed(adapters, "adapters", (str, type(None))) if adapters is not None else [None] * len(prompts)
         resolved = [self.resolve(p, store) for p in prompts]
         made = self.backend.generate(resolved, params or GenerationParams(), [self._adapter_path(a) for a in chosen], cancelled)
         return [replace(m, adapter=self._adapter_name(a)) for m, a in zip(made, chosen, strict=True)]

@@ -234,7 +234,7 @@ def decoder(name: str, shape: str | None, device: torch.device, dtype: torch.dty
     if shape is None:
         from lloco_integrations.models.load import decoder_directory
 
-        loaded: Any = AutoModelForCausalLM.from_pretrained(decoder_directory(name), dtype=dtype)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(decoder_directory(name), dtype=dtype, trust_remote_code=False)
         return loaded.to(device).eval()  # type: ignore[no-any-return]
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

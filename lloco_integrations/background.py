@@ -6,12 +6,22 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 _END = object()
+
+
+@contextmanager
+def ended(items: Iterator[T]) -> Iterator[Iterator[T]]:
+    """``items``, which are closed at the end of the block if they can be: a stream that is left early stops what makes it."""
+    try:
+        yield items
+    finally:
+        if (close := getattr(items, "close", None)) is not None:
+            close()
 
 
 async def in_background(make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
@@ -26,15 +36,11 @@ async def in_background(make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, No
 
     def work() -> None:
         try:
-            items = make()
-            try:
+            with ended(make()) as items:
                 for item in items:
                     tell(item)
                     if abandoned.is_set():
                         break
-            finally:
-                if (close := getattr(items, "close", None)) is not None:
-                    close()
         except BaseException as error:
             tell(_END, error)
         else:

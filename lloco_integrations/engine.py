@@ -15,8 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lloco_integrations import placeholder
 from lloco_integrations.backends.runtime import Runtime
+from lloco_integrations.background import ended
 from lloco_integrations.errors import BadInput, IncompatibleSummary, MissingExtra, PlaceholderError
+from lloco_integrations.locks import ForkLock
 from lloco_integrations.placeholder import Placeholder, unknown_key
+from lloco_integrations.plain import listed, spoken
+from lloco_integrations.secret import Secret, shown
 from lloco_integrations.show import groups as grouping
 from lloco_integrations.show import showing
 from lloco_integrations.show.forms import Entry, Shown
@@ -66,6 +70,8 @@ class Engine:
     def __post_init__(self) -> None:
         if NO_ADAPTER in self.adapters:
             raise BadInput(f"an adapter cannot be named {NO_ADAPTER!r}, which stands for the decoder alone; give it another name")
+        if isinstance(self.store_target, str):
+            self.store_target = Secret(self.store_target)
 
     @property
     def model(self) -> LLoCOModel:
@@ -115,6 +121,7 @@ class Engine:
         Raises PlaceholderError for a miss when ``on_miss`` is "raise", IncompatibleSummary for a ratio that the model does not read.
         """
         self._check_ratio(ratio)
+        texts = listed(texts, "texts", str)
         entries = self._entries(texts, on_miss, groups, (), progress)
         return showing.uniform(entries, ratio, [None] * len(texts), self.model.text_ids)
 
@@ -156,6 +163,7 @@ class Engine:
 
         Raises BadInput for a budget in which nothing has room, and what ``compress`` raises.
         """
+        texts = listed(texts, "texts", str)
         if focus not in ("question", "none"):
             raise BadInput(f"focus is {focus!r}; use 'question' or 'none'")
         if ratio is not None and token_budget is not None:
@@ -193,15 +201,18 @@ class Engine:
         prompts: Sequence[str | Sequence[Message]],
         params: GenerationParams | None = None,
         adapters: Sequence[str | None] | None = None,
+        cancelled: threading.Event | None = None,
     ) -> list[Generation]:
         """One answer a prompt, in one batch. A prompt is a text or a conversation, with placeholders of this engine's store.
 
         Without a name in ``adapters``, a prompt's adapter is that of the group which has most of it (see ``show.groups``); if there is no such
         group or adapter, the one named "default", else none. The name "none" is the decoder alone. What an answer has that looks like
-        a placeholder is made harmless: answers come back in later prompts.
+        a placeholder is made harmless: answers come back in later prompts. Setting ``cancelled`` ends the generation with an LLoCOError.
         """
+        prompts = listed(prompts, "prompts")
         chosen = [self._choose(prompt, name) for prompt, name in zip(prompts, adapters or [None] * len(prompts), strict=True)]
-        made = self.model.generate(prompts, params, store=self.store, adapters=[c.path for c in chosen])
+        ending: dict[str, Any] = {} if cancelled is None else {"cancelled": cancelled}
+        made = self.model.generate(prompts, params, store=self.store, adapters=[c.path for c in chosen], **ending)
         return [_reported(m, c) for m, c in zip(made, chosen, strict=True)]
 
     def stream(
@@ -242,7 +253,9 @@ class Engine:
         """The store's entry of each text. What is missing is compressed, unless it is blank, or handed on raw and of no group."""
         if on_miss not in ("compress", "text", "raise"):
             raise BadInput(f"on_miss is {on_miss!r}; use 'compress', 'text' or 'raise'")
-        named = list(groups or [None] * len(texts))
+        named = [None] * len(texts) if groups is None else listed(groups, "groups", (str, type(None)))
+        if len(named) != len(texts):
+            raise BadInput(f"{len(named)} groups for {len(texts)} texts; give one for each, None for a text of no group")
         fingerprint = self.model.fingerprint
         keys = [self.store.key(fingerprint, text) for text in texts]
         infos = dict(zip(keys, self.store.info_many(keys), strict=True))
@@ -251,13 +264,13 @@ class Engine:
         if missing and on_miss == "raise":
             first = texts[min(missing.values())]
             raise PlaceholderError(
-                f"{len(missing)} of {len(texts)} texts have no summary in the store {self.store.url}, the first is {first[:60]!r}; "
+                f"{len(missing)} of {len(texts)} texts have no summary in the store {shown(self.store.url)}, the first is {first[:60]!r}; "
                 f"compress them first (lloco compress), or use on_miss='compress'"
             )
         changed: list[int] = []
         if missing and on_miss == "compress":
             changed = sorted(missing.values())
-            _log.info("%d of %d texts are not in the store %s yet, and are compressed now", len(changed), len(texts), self.store.url)
+            _log.info("%d of %d texts are not in the store %s yet, and are compressed now", len(changed), len(texts), shown(self.store.url))
             summaries = self.model.compress([texts[i] for i in changed], progress=progress)
             self._put([(texts[i], summary, named[i]) for i, summary in zip(changed, summaries, strict=True)])
         moved = list({keys[i]: i for i in range(len(texts)) if _moves(infos[keys[i]], named[i])}.values())
@@ -275,7 +288,7 @@ class Engine:
         """The adapter for ``prompt``. Raises IncompatibleAdapter for a name that there is not."""
         groups: dict[str, float] = {}
         if self.adapters:
-            texts = [prompt] if isinstance(prompt, str) else [m.content for m in prompt]
+            texts = [prompt] if isinstance(prompt, str) else [spoken(m) for m in prompt]
             marks = [mark for text, votes in map(placeholder.split_votes, texts) for mark in (*placeholder.find(text), *votes)]
             groups = grouping.shares(marks, self.store.info_many([mark.key for mark in marks]))
             if marks and not groups and name is None and "default" not in self.adapters:
@@ -327,14 +340,15 @@ def _reported(made: Generation, chosen: Choice) -> Generation:
 def _spoken(chunks: Iterator[GenerationChunk], chosen: Choice) -> Iterator[GenerationChunk]:
     """``chunks`` with the choice reported; what could still become a placeholder is held back until it is clear."""
     heard = said = ""
-    for chunk in chunks:
-        heard += chunk.delta
-        if chunk.final is not None:
-            final = _reported(chunk.final, chosen)
-            yield GenerationChunk(final.text[len(said) :], final)
-        elif (more := placeholder.settled(heard)) != said:
-            yield GenerationChunk(more[len(said) :])
-            said = more
+    with ended(chunks):
+        for chunk in chunks:
+            heard += chunk.delta
+            if chunk.final is not None:
+                final = _reported(chunk.final, chosen)
+                yield GenerationChunk(final.text[len(said) :], final)
+            elif (more := placeholder.settled(heard)) != said:
+                yield GenerationChunk(more[len(said) :])
+                said = more
 
 
 def _moves(info: EntryInfo | None, group: str | None) -> bool:
@@ -356,7 +370,7 @@ def _default_embedder(device: str) -> Embedder | None:
 
 
 _stores: dict[object, SummaryStore] = {}
-_stores_lock = threading.Lock()
+_stores_lock = ForkLock(wait=False)
 
 
 def _shared_store(target: Any) -> SummaryStore:
@@ -365,6 +379,7 @@ def _shared_store(target: Any) -> SummaryStore:
 
     if isinstance(target, SummaryStore):
         return target
+    target = target.get_secret_value() if isinstance(target, Secret) else target
     key = target if isinstance(target, str) else ("default", str(home())) if target is None else ("object", id(target))
     with _stores_lock:
         if key not in _stores:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lloco_integrations.errors import PlaceholderError
+from lloco_integrations.secret import shown
 
 KEY_LENGTH = 26
 _KEY = rf"[a-z2-7]{{{KEY_LENGTH}}}"
@@ -28,7 +29,28 @@ _LOOKALIKE = re.compile(r"(?:<|&lt;)\|(?=\s*lloco\b)", re.IGNORECASE)  # or esca
 _TAIL = re.compile(
     rf"(?<!< \|lloco):(?={_KEY}(?:@[0-9]{{1,5}})?(?:\[[0-9]{{1,8}}-[0-9]{{1,8}}\])?(?:~[0-9]{{1,4}}|=[0-9]{{0,4}}(?:-[0-9]{{1,9}})?)?\|>)"
 )  # of one that was cut within its first letters
-_HOSTILE = re.compile(rf"{_LOOKALIKE.pattern}|<\|(?=\s*(?:l|ll|llo|lloc)?\Z)", re.IGNORECASE)  # the text that follows may complete it
+
+
+def _written(char: str) -> str:
+    """A pattern for ``char`` in either case, or for what becomes it when JSON, HTML or an address is read."""
+    ways = [re.escape(char)]
+    for code in sorted({ord(char.lower()), ord(char.upper())}):
+        ways += [rf"\\{{1,4}}(?:u00|x){code:02x}", rf"%{code:02x}", rf"&#(?:0{{0,6}}{code}|x0{{0,6}}{code:x});?"]
+    return f"(?:{'|'.join(ways + _NAMES.get(char, []))})"
+
+
+_NAMES = {"<": ["&lt;?"], ">": ["&gt;?"], "|": ["&vert;", "&verbar;", "&verticalline;"], ":": ["&colon;"]}
+_LETTER = r"(?:[a-z2-7]|\\{1,4}(?:u00|x)[3-7][0-9a-f]|%[3-7][0-9a-f]|&#(?:0{0,6}[0-9]{2,3}|x0{0,6}[3-7][0-9a-f]);?)"
+_NAME = "".join(map(_written, "lloco"))
+_HOSTILE = re.compile(
+    rf"(?P<open>{_written('<')})(?P<bar>{_written('|')})(?:(?=\s*{_NAME}(?!\w))|(?P<end>(?=\s*(?:l|ll|llo|lloc)?\Z)))"  # what follows may complete it
+    rf"|(?<!<\|lloco)(?<!< \|lloco)(?P<tail>{_written(':')})(?={_LETTER}{{{KEY_LENGTH}}}[^\s|<>]{{0,60}}?{_written('|')}{_written('>')})",
+    re.IGNORECASE,
+)
+_BEGUN = r"(?:\\{1,4}(?:u[0-9a-f]{0,4}|x[0-9a-f]{0,2})?|%[0-9a-f]{0,2}|&[#a-z0-9]{0,14};?)"
+_MORE = r"[<|>:@~=,.\[\]a-z0-9\\%&#;-]*"
+_OPEN_END = re.compile(rf"(?:(?:<|{_BEGUN})(?:(?:\||{_BEGUN})\s*{_MORE})?|(?::|{_BEGUN}){_MORE})\Z", re.IGNORECASE)
+"""The end of a text that what follows may make a placeholder of."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +138,7 @@ def omitted(text: str) -> int:
 def unknown_key(place: str, key: str) -> str:
     """The message for a placeholder whose entry the store at ``place`` does not have."""
     return (
-        f"the store {place} does not hold the placeholder key {key!r}; give the LLM and the postprocessor or retriever the same store=, "
+        f"the store {shown(place)} does not hold the placeholder key {key!r}; give the LLM and the postprocessor or retriever the same store=, "
         f"or compress the document again"
     )
 
@@ -124,18 +146,22 @@ def unknown_key(place: str, key: str) -> str:
 def neutralise(text: str) -> str:
     """``text`` with everything that looks like a placeholder, whole or broken, made harmless (``<|lloco`` -> ``< |lloco``).
 
-    Applied to all raw text that comes from documents, so that a document cannot name an entry of the store. Idempotent.
+    So is what would look like one after JSON, HTML or an address was read (``\\u003c|lloco``, ``&lt;|lloco``, ``%3C|lloco``). Applied to all
+    raw text that comes from documents, so that a document cannot name an entry of the store. Idempotent.
     """
-    return _TAIL.sub(": ", _HOSTILE.sub(lambda found: f"{found[0][:-1]} |", text))
+    return _HOSTILE.sub(_broken, text)
 
 
 def settled(text: str) -> str:
-    """As much of an unfinished text as nothing that follows can make a placeholder of, neutralised."""
-    at = text.rfind("<")
-    tail = text[at:]
-    if at < 0 or (tail != "<" and neutralise(tail) == tail):
-        return neutralise(text)
-    return neutralise(text[: at + 1])[:-1]
+    """As much of an unfinished text as nothing that follows can make a placeholder of, neutralised: the beginning of what ``neutralise``
+    makes of the whole."""
+    found = _OPEN_END.search(text)
+    end = len(text) if found is None else found.start()
+    return _HOSTILE.sub(lambda m: m[0] if m["end"] is not None else _broken(m), text[:end])
+
+
+def _broken(found: re.Match[str]) -> str:
+    return f"{found['tail']} " if found["tail"] else f"{found['open']} {found['bar']}"
 
 
 def _read(match: re.Match[str]) -> Placeholder:

@@ -8,7 +8,6 @@ in a row. Training builds its prompts with the same functions, so a model reads 
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,9 @@ import torch
 
 from lloco_integrations import placeholder
 from lloco_integrations.errors import BadInput
+from lloco_integrations.locks import ForkLock
 from lloco_integrations.placeholder import Placeholder
+from lloco_integrations.plain import legible, spoken
 from lloco_integrations.types import Message
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Prompter:
         # Splitting special tokens is a switch inside the tokenizer, which is not thread-safe: it is turned on a copy, under a lock.
         self._encoder = copy.deepcopy(tokenizer)
         self._encoder.model_max_length = _NO_LIMIT  # a document may be longer than the window: no warning
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self.chat = chat
         self.placement = placement
 
@@ -57,9 +58,9 @@ class Prompter:
         if self.chat:
             segments = self._chat_segments(messages)
         elif len(messages) == 1:
-            segments = self.plain(messages[0].content)
+            segments = self.plain(spoken(messages[0]))
         else:
-            text = "\n".join(f"{m.role}: {m.content}" for m in messages)
+            text = "\n".join(f"{_role(m)}: {spoken(m)}" for m in messages)
             segments = self.plain(f"{text}\nassistant:")
         if self.placement == "prefix":
             vectors = [s for s in segments if isinstance(s, Placeholder)]
@@ -93,7 +94,7 @@ class Prompter:
 
     def _ids(self, text: str, *, split_special_tokens: bool) -> list[int]:
         with self._lock:
-            ids: list[int] = self._encoder(text, add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"]
+            ids: list[int] = self._encoder(legible(text), add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"]
         return ids
 
     def plain(self, text: str) -> list[Segment]:
@@ -104,11 +105,11 @@ class Prompter:
         return out
 
     def _chat_segments(self, messages: list[Message]) -> list[Segment]:
-        marked = [{"role": m.role, "content": _MARK.format(i)} for i, m in enumerate(messages)]
+        marked = [{"role": _role(m), "content": _MARK.format(i)} for i, m in enumerate(messages)]
         try:
             rendered: Any = self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
         except Exception as error:
-            roles = [m.role for m in messages]
+            roles = [_role(m) for m in messages]
             raise BadInput(f"this model's chat template refuses the roles {roles}: {error}; use system, user and assistant") from error
         out: list[Segment] = []
         rest = str(rendered)
@@ -117,7 +118,7 @@ class Prompter:
             if not found:
                 raise BadInput(f"this model's chat template drops the message of role {message.role!r}; leave it out")
             _append(out, self._special_ids(before))
-            for segment in self.plain(message.content):
+            for segment in self.plain(spoken(message)):
                 _append(out, segment)
         _append(out, self._special_ids(rest))
         return out
@@ -125,8 +126,13 @@ class Prompter:
 
 def omitted(prompt: str | Sequence[Message]) -> int:
     """Tokens of the texts in ``prompt`` that are not shown in it."""
-    texts = [prompt] if isinstance(prompt, str) else [message.content for message in prompt]
+    texts = [prompt] if isinstance(prompt, str) else [spoken(message) for message in prompt]
     return sum(map(placeholder.omitted, texts))
+
+
+def _role(message: Message) -> str:
+    """As chat templates know it: what a tool said is told by the user."""
+    return "user" if message.role == "tool" else message.role
 
 
 def flatten(segments: Sequence[Segment]) -> list[int | Placeholder]:

@@ -100,13 +100,13 @@ class SummaryEmbeddings:
 
         per = ratio // self.window
         n = self.n_vectors
-        counts = torch.full((n,), float(self.window), device=self.vectors.device)
+        counts = torch.full((n,), float(self.window), dtype=torch.float32, device=self.vectors.device)
         counts[-1] = self.n_tokens - self.window * (n - 1)
-        index = torch.arange(n, device=self.vectors.device) // per
+        index = torch.arange(n, dtype=torch.long, device=self.vectors.device) // per
         groups = int(index[-1]) + 1
         weighted = self.vectors.float() * counts[:, None]
-        sums = torch.zeros(groups, self.vectors.shape[1], device=self.vectors.device).index_add_(0, index, weighted)
-        totals = torch.zeros(groups, device=self.vectors.device).index_add_(0, index, counts)
+        sums = weighted.new_zeros(groups, self.vectors.shape[1]).index_add_(0, index, weighted)
+        totals = counts.new_zeros(groups).index_add_(0, index, counts)
         return replace(self, vectors=(sums / totals[:, None]).to(self.vectors.dtype), window=ratio)
 
     def slice(self, start: int, stop: int) -> SummaryEmbeddings:
@@ -147,6 +147,8 @@ class GenerationParams:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.stop, str) or not all(isinstance(s, str) for s in self.stop):
+            raise BadInput(f"stop is {self.stop!r}; give a list of strings")
         for name, value, whole, low, high, wanted in (
             ("max_tokens", self.max_new_tokens, True, 1, math.inf, "an integer from 1"),
             ("temperature", self.temperature, False, 0, 1e6, "0 (greedy) or a positive number"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
-from lloco_integrations.errors import BadInput
+from lloco_integrations.errors import BadInput, LLoCOError
 from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt
 
 
@@ -25,18 +26,29 @@ class Backend(ABC):
 
     @abstractmethod
     def generate(
-        self, prompts: Sequence[ResolvedPrompt], params: GenerationParams, adapters: Sequence[str | None] | None = None
+        self,
+        prompts: Sequence[ResolvedPrompt],
+        params: GenerationParams,
+        adapters: Sequence[str | None] | None = None,
+        cancelled: threading.Event | None = None,
     ) -> list[Generation]:
         """One Generation a prompt, in order; the whole batch in one go, each prompt under its own adapter.
 
-        ``adapters``: directories or hub ids, None for the decoder alone; each is loaded when it is first used.
+        ``adapters``: directories or hub ids, None for the decoder alone; each is loaded when it is first used. ``cancelled``: ends the
+        generation soon after it is set.
 
-        Raises PromptTooLong, IncompatibleAdapter, and LLoCOError for whatever goes wrong underneath.
+        Raises PromptTooLong, IncompatibleAdapter, and LLoCOError for whatever goes wrong underneath, and if it was cancelled.
         """
 
     @abstractmethod
     def stream(self, prompt: ResolvedPrompt, params: GenerationParams, adapter: str | None = None) -> Iterator[GenerationChunk]:
-        """The answer in pieces; the last chunk has ``final``. Abandoning the iterator stops the generation."""
+        """The answer in pieces; the last chunk has ``final``. Nothing is generated before the first piece is asked for, and abandoning the
+        iterator stops the generation."""
+
+
+def unwanted() -> LLoCOError:
+    """The error for a batch that was cancelled."""
+    return LLoCOError("the answers are not wanted any more; their generation was ended")
 
 
 def one_each(adapters: Sequence[str | None] | None, n_prompts: int) -> list[str | None]:

@@ -100,7 +100,8 @@ def _register() -> None:
 @functools.cache
 def _can_pack() -> bool:
     """Whether this torch, on this CPU, has a layout of its own and computes the same with it: tried once, for the functions are torch's own."""
-    rows, weight = torch.arange(64.0).view(2, 32).bfloat16(), torch.arange(512.0).view(16, 32).bfloat16()
+    on: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    rows, weight = torch.arange(64, **on).view(2, 32).bfloat16(), torch.arange(512, **on).view(16, 32).bfloat16()
     try:
         return torch.equal(_packed_product(rows, _pack(weight), None), functional.linear(rows, weight))
     except Exception:  # of any kind: then weights stay as they are

@@ -30,7 +30,7 @@ def facts(paths: Iterable[str]) -> LoraFacts:
         try:
             config = json.loads((Path(path).expanduser() / "adapter_config.json").read_text(encoding="utf-8"))
             rank, targets = int(config["r"]), config["target_modules"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise IncompatibleAdapter(
                 f"{path} is not a LoRA in PEFT format ({error!r}); name the folder that has adapter_config.json"
             ) from error

@@ -53,7 +53,7 @@ class PromptRows:
 
     def _rows(self, piece: list[int] | torch.Tensor) -> torch.Tensor:
         if isinstance(piece, list):
-            ids = torch.tensor(piece, dtype=torch.long)
+            ids = torch.tensor(piece, dtype=torch.long, device=self.embeddings.device)
             if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.embeddings.shape[0]:
                 raise BadInput(
                     f"the prompt has token {int(ids.max())}, and the decoder's vocabulary is {self.embeddings.shape[0]}; the tokenizer is another "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lloco_integrations.errors import BadInput
+from lloco_integrations.secret import Key, Secret, scrubbed
 
 BACKENDS = ("transformers", "vllm", "vllm-offline")
 DEFAULT_URL = "http://localhost:8000"
@@ -30,22 +31,26 @@ class Runtime:
     """
 
     backend: str = "transformers"
-    base_url: str | None = None
+    base_url: str | Secret | None = None
     served_model: str | None = None
-    api_key: str | None = field(default=None, repr=False)
+    api_key: str | Key | None = None
     timeout: float | None = None
     max_retries: int | None = None
     load_adapters: bool = False
     options: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
+        if self.base_url is not None:
+            object.__setattr__(self, "base_url", Secret(self.base_url))
+        if self.api_key is not None:
+            object.__setattr__(self, "api_key", Key(self.api_key))
         if self.backend not in BACKENDS:
             raise BadInput(f"backend is {self.backend!r}; use one of {', '.join(map(repr, BACKENDS))}")
         if self.base_url is not None and self.backend != "vllm":
             raise BadInput(
                 f"base_url is {self.base_url!r}, but backend {self.backend!r} asks no server; add backend='vllm', or leave it out"
             )
-        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
+        if self.base_url is not None and not self.url.get_secret_value().startswith(("http://", "https://")):
             raise BadInput(f"base_url is {self.base_url!r}; give the server's address, such as {DEFAULT_URL}")
         if self.options and self.backend != "vllm-offline":
             raise BadInput(f"backend_options are for backend='vllm-offline', not {self.backend!r}; a server has its own, see lloco serve")
@@ -67,9 +72,14 @@ class Runtime:
         return self.backend == "transformers"
 
     @property
-    def url(self) -> str:
+    def url(self) -> Secret:
         """The server's address without ``/v1`` and without a slash at its end."""
-        return (self.base_url or DEFAULT_URL).rstrip("/").removesuffix("/v1")
+        given = Secret(self.base_url or DEFAULT_URL).get_secret_value()
+        return Secret(given.rstrip("/").removesuffix("/v1"))
+
+    def scrub(self, text: str) -> str:
+        """``text`` without the server's key and password, whoever says it."""
+        return scrubbed(text, [self.api_key if isinstance(self.api_key, Key) else None, self.url])
 
 
 def _hashable(given: Mapping[str, Any] | None) -> tuple[tuple[str, Any], ...]:

@@ -7,12 +7,38 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import StoppingCriteria
+from transformers import LogitsProcessor, StoppingCriteria
 
+from lloco_integrations.errors import LLoCOError
 from lloco_integrations.types import Generation, ResolvedPrompt, Usage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+class Finite(LogitsProcessor):
+    """Refuses to choose a token among scores that are no numbers: the answer would be empty, or noise."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """``scores (rows, vocabulary)`` as they are. Raises LLoCOError for a row whose best is NaN or infinite."""
+        if not bool(torch.isfinite(scores.amax(-1)).all()):
+            raise LLoCOError(
+                "the decoder computed scores that are no numbers; the adapter, or a summary in the prompt, has values that are too large: "
+                "learn the adapter again, or compress the document again"
+            )
+        return scores
+
+
+class Pauses(StoppingCriteria):
+    """Calls ``pause`` after each token, and ends nothing."""
+
+    def __init__(self, pause: Callable[[], None]) -> None:
+        self._pause = pause
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Bool ``(rows,)``, none of them true."""
+        self._pause()
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
 class StopStrings(StoppingCriteria):
@@ -24,10 +50,15 @@ class StopStrings(StoppingCriteria):
         self._tail = max((len(s.encode()) for s in self._stop), default=0) + 8
         self._cancelled = cancelled
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants the answers any more."""
+        return self._cancelled is not None and self._cancelled.is_set()
+
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Bool ``(rows,)``: which rows are done. ``input_ids (rows, new tokens)``."""
         rows = input_ids.shape[0]
-        if self._cancelled is not None and self._cancelled.is_set():
+        if self.cancelled:
             return torch.ones(rows, dtype=torch.bool, device=input_ids.device)
         done = [False] * rows
         if self._stop and self._tokenizer is not None:

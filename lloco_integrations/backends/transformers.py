@@ -5,22 +5,28 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lloco_integrations.backends import cpu, prefixes
 from lloco_integrations.backends.adapters import Adapters
-from lloco_integrations.backends.base import Backend, one_each
+from lloco_integrations.backends.base import Backend, one_each, unwanted
 from lloco_integrations.backends.prefixes import Prefix, Prefixes
 from lloco_integrations.backends.rows import check_room
-from lloco_integrations.backends.stopping import StopStrings, Unfolding, cut_at_stop, text_of
+from lloco_integrations.backends.stopping import Finite, Pauses, StopStrings, Unfolding, cut_at_stop, text_of
 from lloco_integrations.errors import BadInput, LLoCOError
 from lloco_integrations.fingerprint import adapter_identity
+from lloco_integrations.locks import ForkLock
 from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt, Usage
+from lloco_integrations.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_GLANCE = 0.1
+"""Seconds after which one that waits for the decoder looks whether it is still wanted."""
 
 
 class TransformersBackend(Backend):
@@ -43,7 +49,7 @@ class TransformersBackend(Backend):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase | None,
         *,
-        lock: threading.RLock | None = None,
+        lock: ForkLock | None = None,
         batch_size: int = 16,
     ) -> None:
         cpu.prepare(model)
@@ -53,7 +59,7 @@ class TransformersBackend(Backend):
         self._weights = list(model.parameters())
         self._keeps_all = prefixes.keeps_all(model.config)
         self.adapters = Adapters(model)
-        self.lock = lock or threading.RLock()
+        self.lock = lock or ForkLock()
         self.batch_size = batch_size
         self.window = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         ends = getattr(model.generation_config, "eos_token_id", None)
@@ -67,7 +73,11 @@ class TransformersBackend(Backend):
             self.prefixes.bound(nbytes)
 
     def generate(
-        self, prompts: Sequence[ResolvedPrompt], params: GenerationParams, adapters: Sequence[str | None] | None = None
+        self,
+        prompts: Sequence[ResolvedPrompt],
+        params: GenerationParams,
+        adapters: Sequence[str | None] | None = None,
+        cancelled: threading.Event | None = None,
     ) -> list[Generation]:
         paths = one_each(adapters, len(prompts))
         for prompt in prompts:
@@ -76,42 +86,37 @@ class TransformersBackend(Backend):
         done: dict[int, Generation] = {}
         for at in range(0, len(order), self.batch_size):
             batch = order[at : at + self.batch_size]
-            made = self._run([prompts[i] for i in batch], params, [paths[i] for i in batch], StopStrings(self.tokenizer, params.stop))
+            stopping = StopStrings(self.tokenizer, params.stop, cancelled)
+            made = self._run([prompts[i] for i in batch], params, [paths[i] for i in batch], stopping)
+            if cancelled is not None and cancelled.is_set():
+                raise unwanted()
             for i, ids in zip(batch, made, strict=True):
                 done[i] = self._generation(prompts[i], ids, params, paths[i])
         return [done[i] for i in range(len(prompts))]
 
     def stream(self, prompt: ResolvedPrompt, params: GenerationParams, adapter: str | None = None) -> Iterator[GenerationChunk]:
         check_room(prompt, self.window)
-        chunks: queue.Queue[int | Exception | None] = queue.Queue()
+        return self._streamed(prompt, params, adapter)
+
+    def _streamed(self, prompt: ResolvedPrompt, params: GenerationParams, adapter: str | None) -> Iterator[GenerationChunk]:
+        """Generates in a thread of its own, which is started with the first piece that is asked for."""
+        chunks: queue.Queue[int | BaseException | None] = queue.Queue()
         cancelled = threading.Event()
-        streamer = _Streamer(chunks.put)
 
         def work() -> None:
             try:
                 stopping = StopStrings(self.tokenizer, params.stop, cancelled)
-                self._run([prompt], params, [adapter], stopping, streamer)
+                self._run([prompt], params, [adapter], stopping, _Streamer(chunks.put))
                 chunks.put(None)
-            except Exception as error:  # carried over: the consumer would wait for ever
+            except BaseException as error:  # carried over: the consumer would wait for ever
                 chunks.put(error)
 
         thread = threading.Thread(target=work, name="lloco-generate", daemon=True)
-        thread.start()
-        return self._consume(prompt, params, adapter, chunks, cancelled, thread)
-
-    def _consume(
-        self,
-        prompt: ResolvedPrompt,
-        params: GenerationParams,
-        adapter: str | None,
-        chunks: queue.Queue[int | Exception | None],
-        cancelled: threading.Event,
-        thread: threading.Thread,
-    ) -> Iterator[GenerationChunk]:
         answer = Unfolding(self._text, params.stop)
         try:
+            thread.start()
             while (item := chunks.get()) is not None:
-                if isinstance(item, Exception):
+                if isinstance(item, BaseException):
                     raise item
                 if more := answer.add([item]):
                     yield GenerationChunk(more)
@@ -119,7 +124,8 @@ class TransformersBackend(Backend):
             yield GenerationChunk(final.text[len(answer.shown) :], final)
         finally:
             cancelled.set()
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
     def _run(
         self,
@@ -130,7 +136,7 @@ class TransformersBackend(Backend):
         streamer: Any = None,
     ) -> list[list[int]]:
         """New token ids of each prompt, without padding."""
-        from transformers import GenerationConfig, StoppingCriteriaList
+        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
         longest = max(p.n_positions for p in prompts)
         pad_id = self.ends[0] if self.ends else 0
@@ -146,28 +152,43 @@ class TransformersBackend(Backend):
             pad_token_id=pad_id,
             **how,
         )
-        with self.lock, torch.inference_mode():
+        with self._turn(stopping) as mine, undisturbed():
+            if not mine:
+                return [[] for _ in prompts]
             try:
-                extra = self.adapters.choose(paths, self.max_adapters)
-                read = self._read(prompts, paths, extra)
-                embeds, mask = self._inputs(prompts, [prefix.n_positions if prefix else 0 for prefix in read])
-                with torch.random.fork_rng(enabled=sampled and params.seed is not None):
-                    if sampled and params.seed is not None:
-                        torch.manual_seed(params.seed)
-                    out = self.adapters.model.generate(
-                        inputs_embeds=embeds,
-                        attention_mask=mask,
-                        generation_config=config,
-                        stopping_criteria=StoppingCriteriaList([stopping]),
-                        streamer=streamer,
-                        **prefixes.argument(prefixes.batched(read, self.model.config), self.model),
-                        **extra,
-                    )
+                with self.adapters.chosen(paths, self.max_adapters) as extra:
+                    read = self._read(prompts, paths, extra)
+                    embeds, mask = self._inputs(prompts, [prefix.n_positions if prefix else 0 for prefix in read])
+                    with torch.random.fork_rng(enabled=sampled and params.seed is not None):
+                        if sampled and params.seed is not None:
+                            torch.manual_seed(params.seed)
+                        out = self.adapters.model.generate(
+                            inputs_embeds=embeds,
+                            attention_mask=mask,
+                            generation_config=config,
+                            logits_processor=LogitsProcessorList([Finite()]),
+                            stopping_criteria=StoppingCriteriaList([stopping, Pauses(self.lock.pause)]),
+                            streamer=streamer,
+                            **prefixes.argument(prefixes.batched(read, self.model.config), self.model),
+                            **extra,
+                        )
             except LLoCOError:
                 raise
             except Exception as error:
                 raise LLoCOError(f"generation failed: {type(error).__name__}: {error}") from error
         return [self._without_padding(row.tolist()) for row in out]
+
+    @contextmanager
+    def _turn(self, stopping: StopStrings) -> Iterator[bool]:
+        """Inside, the lock is held; whether it is, for one that is cancelled stops waiting."""
+        while not self.lock.acquire(timeout=_GLANCE):
+            if stopping.cancelled:
+                yield False
+                return
+        try:
+            yield not stopping.cancelled
+        finally:
+            self.lock.release()
 
     def _read(self, prompts: Sequence[ResolvedPrompt], paths: Sequence[str | None], extra: dict[str, Any]) -> list[Prefix | None]:
         """What each prompt begins with, kept from before or read now, once for all prompts that share it. None where nothing is kept."""
@@ -217,7 +238,7 @@ class TransformersBackend(Backend):
         weight = self._embeddings.weight
         return torch.cat(
             [
-                self._embeddings(torch.tensor(piece, device=weight.device))
+                self._embeddings(torch.tensor(piece, dtype=torch.long, device=weight.device))
                 if isinstance(piece, list)
                 else piece.to(weight.device, weight.dtype)
                 for piece in pieces

@@ -9,13 +9,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lloco_integrations.backends.base import Backend, one_each
+from lloco_integrations.backends.base import Backend, one_each, unwanted
 from lloco_integrations.backends.lora import facts
 from lloco_integrations.backends.rows import PromptRows, check_room
 from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.backends.stopping import finished
 from lloco_integrations.errors import IncompatibleAdapter, LLoCOError, MissingExtra
 from lloco_integrations.fingerprint import adapter_identity
+from lloco_integrations.locks import ForkLock
 from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, ResolvedPrompt
 
 DEFAULT_RANK = 16
@@ -52,18 +53,25 @@ class VLLMOfflineBackend(Backend):
         self.options = dict(runtime.options)
         self.window = min(window, int(self.options.get("max_model_len", window)))
         self.ends = list(ends)
-        self._lock = threading.RLock()
+        self._lock = ForkLock(wait=False)
         self._engine: Any = None
         self._known: dict[str, int] = {}
 
     def generate(
-        self, prompts: Sequence[ResolvedPrompt], params: GenerationParams, adapters: Sequence[str | None] | None = None
+        self,
+        prompts: Sequence[ResolvedPrompt],
+        params: GenerationParams,
+        adapters: Sequence[str | None] | None = None,
+        cancelled: threading.Event | None = None,
     ) -> list[Generation]:
+        """As Backend's. What vLLM has begun it ends, also if it is cancelled meanwhile."""
         paths = one_each(adapters, len(prompts))
         for prompt in prompts:
             check_room(prompt, self.window)
         asked = [{"prompt_embeds": self.rows.of(prompt)} for prompt in prompts]
         with self._lock:
+            if cancelled is not None and cancelled.is_set():
+                raise unwanted()
             engine = self._started()
             loras = [None if path is None else self._request(path) for path in paths]
             how = [self._how(params, prompt) for prompt in prompts]

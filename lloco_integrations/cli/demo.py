@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lloco_integrations.secret import shown
+
 if TYPE_CHECKING:
     from lloco_integrations.engine import Engine
 
@@ -114,7 +116,7 @@ def _compress(console: Console, engine: Engine, texts: list[tuple[str, str]]) ->
         bar.update(task, completed=total)
     vectors = sum(c.n_positions for c in done)
     console.print(
-        f"{len(texts)} passages, {total} tokens -> {vectors} summary vectors in {time.perf_counter() - began:.1f} s, in {engine.store.url}"
+        f"{len(texts)} passages, {total} tokens -> {vectors} summary vectors in {time.perf_counter() - began:.1f} s, in {shown(engine.store.url)}"
     )
 
 

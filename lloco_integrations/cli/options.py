@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lloco_integrations.errors import BadInput
+from lloco_integrations.secret import shown
 
 SHOWN = 20
 """Lines of a list, at most."""
@@ -32,7 +33,7 @@ def store_url(target: str | None) -> str:
 
     url = open_backend(target).url
     if uncached(url).startswith("memory:"):
-        raise BadInput(f"{url} would be gone when this command ends; name a store that stays, such as sqlite:///path")
+        raise BadInput(f"{shown(url)} would be gone when this command ends; name a store that stays, such as sqlite:///path")
     return url
 
 

@@ -7,7 +7,6 @@ summary embeddings are its last hidden states, after the final norm, at the summ
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
@@ -18,9 +17,11 @@ from transformers import PreTrainedModel
 
 from lloco_integrations.compressors.base import Compressor, Progress, buckets, require_ids
 from lloco_integrations.compressors.checkpoint import Checkpoint, as_saved, open_checkpoint
-from lloco_integrations.errors import BadInput, IncompatibleSummary
+from lloco_integrations.errors import BadInput, IncompatibleSummary, ModelNotFound
 from lloco_integrations.fingerprint import fingerprint as make_fingerprint
+from lloco_integrations.locks import ForkLock
 from lloco_integrations.types import CompressorSpec, SummaryEmbeddings
+from lloco_integrations.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -71,7 +72,7 @@ class AutoCompressor(Compressor):
         self.embed_summary = embed_summary
         self.accumulate = accumulate
         self.max_segments = max_segments
-        self.lock = threading.RLock()
+        self.lock = ForkLock()
         ratio = max(1, segment_length // embed_summary.shape[0])
         self.spec = CompressorSpec(fingerprint, "autocompressor", width, segment_length, (ratio,), "prefix")
 
@@ -132,7 +133,7 @@ class AutoCompressor(Compressor):
         vectors: dict[int, Tensor] = {}
         for batch in buckets([widths[i] for i in order], batch_size):
             rows = [order[j] for j in batch]
-            with self.lock, as_saved(self.model), torch.inference_mode():
+            with self.lock, as_saved(self.model), undisturbed():
                 made = self.summaries([documents[i] for i in rows], segment_length=segment_length, progress=progress)
             vectors.update(zip(rows, (tensor.cpu() for tensor in made), strict=True))
         name = self.spec.fingerprint
@@ -192,25 +193,19 @@ class AutoCompressor(Compressor):
         summary = self.embed_summary.to(embed.weight.device, embed.weight.dtype)
         tokens = [embed(segment[None])[0] for segment in segments]
         rows = [torch.cat([before, text, summary]) for before, text in zip(so_far, tokens, strict=True)]
-        ends = torch.tensor([len(row) for row in rows], device=summary.device)
+        ends = torch.tensor([len(row) for row in rows], dtype=torch.long, device=summary.device)
         inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        mask = (torch.arange(inputs.shape[1], device=summary.device) < ends[:, None]).long()
+        mask = (torch.arange(inputs.shape[1], dtype=torch.long, device=summary.device) < ends[:, None]).long()
         output = _trunk(self.model)(inputs_embeds=inputs, attention_mask=mask, use_cache=False)
         last = [row[:end][-len(summary) :] for row, end in zip(output.last_hidden_state, ends.tolist(), strict=True)]
         return torch.stack(last).to(summary)
 
     def _plan(self, documents: Sequence[Sequence[int]], segment_length: int | Sequence[int] | None) -> list[list[int]]:
         """The segment lengths of each document. Raises BadInput where the model cannot take them."""
-        require_ids(documents)
-        vocabulary = _embedding(self.model).weight.shape[0]
+        require_ids(documents, _embedding(self.model).weight.shape[0])
         wanted = self.spec.segment_length if segment_length is None else segment_length
         plans = []
         for i, ids in enumerate(documents):
-            if min(ids) < 0 or max(ids) >= vocabulary:
-                raise BadInput(
-                    f"document {i} has tokens from {min(ids)} to {max(ids)}, the model's vocabulary has {vocabulary}; "
-                    f"use the model's own tokenizer"
-                )
             plans.append(_cut(len(ids), wanted))
             self._check_room(i, plans[-1])
         return plans
@@ -237,7 +232,9 @@ class AutoCompressor(Compressor):
 
 def spec_of(checkpoint: Checkpoint, segment_length: int | None = None) -> CompressorSpec:
     """What ``checkpoint`` says about its compressor; ``segment_length`` None is what config.json says, else the paper's."""
-    length = segment_length or int(checkpoint.config.get("segment_length") or SEGMENT_LENGTH)
+    length = segment_length or checkpoint.config.get("segment_length") or SEGMENT_LENGTH
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        raise ModelNotFound(f"config.json in {checkpoint.directory} has segment_length={str(length)[:40]!r}; a number above 0 is wanted")
     name = make_fingerprint(kind="autocompressor", segment_length=length, **checkpoint.parts())
     summary = checkpoint.embed_summary()
     return CompressorSpec(name, "autocompressor", summary.shape[1], length, (max(1, length // summary.shape[0]),), "prefix")

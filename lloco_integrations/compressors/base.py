@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -45,11 +46,22 @@ class Compressor(ABC):
 TOKENS_A_BATCH = 8192
 
 
-def require_ids(documents: Sequence[Sequence[int]]) -> None:
-    """Raise BadInput if one of ``documents`` holds no token."""
+def require_ids(documents: Sequence[Sequence[int]], vocabulary: int) -> None:
+    """Raise BadInput if one of ``documents`` holds no token, or one that is not below ``vocabulary``."""
     for i, ids in enumerate(documents):
-        if len(ids) == 0:
+        try:
+            held = array("q", ids)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise BadInput(
+                f"document {i} of {len(documents)} is no list of token ids ({error}); give a list of integers for each"
+            ) from error
+        if not held:
             raise BadInput(f"document {i} of {len(documents)} has no tokens; leave empty texts out")
+        if min(held) < 0 or max(held) >= vocabulary:
+            raise BadInput(
+                f"document {i} has tokens from {min(held)} to {max(held)}, the model's vocabulary has {vocabulary}; "
+                f"use the model's own tokenizer"
+            )
 
 
 def buckets(lengths: Sequence[int], batch_size: int | None, tokens: int = TOKENS_A_BATCH) -> Iterator[list[int]]:

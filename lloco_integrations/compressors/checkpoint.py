@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -76,7 +75,7 @@ class Checkpoint:
                 f"{self.directory} has no tensor {SUMMARY_WEIGHT!r} in {names}: it is the base model, or was saved by "
                 f"code that drops it; take the checkpoint that its authors published"
             )
-        hidden = self.config.get("hidden_size", self.config.get("n_embd", tensor.shape[-1]))
+        hidden = self.config.get("hidden_size", self.config.get("n_embd", tensor.shape[-1] if tensor.ndim else None))
         expected = (self.config["summary_length"], hidden)
         if tuple(tensor.shape) != expected:
             raise ModelNotFound(
@@ -93,7 +92,7 @@ class Checkpoint:
         try:
             with _quiet_loading():
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
-                    self.directory, dtype=dtype, local_files_only=True, output_loading_info=True
+                    self.directory, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
                 )
         except Exception as error:
             raise ModelNotFound(f"transformers cannot load {self.directory}: {error}") from error
@@ -111,7 +110,8 @@ class Checkpoint:
         for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
             index = self.directory / name
             if index.is_file():
-                named = _read_json(index).get("weight_map", {}).get(SUMMARY_WEIGHT)
+                names = _read_json(index).get("weight_map")
+                named = names.get(SUMMARY_WEIGHT) if isinstance(names, dict) else None
                 first = [path for path in self.weights if path.name == named]
                 if first:
                     return first
@@ -131,7 +131,7 @@ def open_checkpoint(path_or_id: str | PathLike[str]) -> Checkpoint:
         raise ModelNotFound(f"{directory} has no config.json; name the directory that holds it and the weights")
     config = _read_json(directory / "config.json")
     length, accumulate = config.get("summary_length"), config.get("accumulate_summary")
-    if not isinstance(length, int) or length < 1 or not isinstance(accumulate, bool):
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1 or not isinstance(accumulate, bool):
         raise ModelNotFound(
             f"config.json in {directory} has summary_length={length!r} and accumulate_summary={accumulate!r}, but an "
             f"AutoCompressor has a number above 0 and true or false: this is another kind of model"
@@ -168,7 +168,7 @@ def _download(name: str) -> Path:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelNotFound(f"cannot read {path}: {error}; download it again") from error
     if not isinstance(content, dict):
         raise ModelNotFound(f"{path} holds no JSON object; download it again")
@@ -177,7 +177,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_tensor(path: Path, name: str) -> torch.Tensor | None:
     """The tensor ``name`` of a weight file, on the CPU; None if the file has none of that name."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         if path.suffix == ".safetensors":
@@ -186,7 +186,7 @@ def _read_tensor(path: Path, name: str) -> torch.Tensor | None:
             return tensor
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)).get(name)
         return found.clone() if isinstance(found, torch.Tensor) else None
-    except (SafetensorError, OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # of any kind: a file may hold anything
         raise ModelNotFound(f"cannot read {path}: {error}; download it again") from error
 
 
@@ -194,9 +194,9 @@ def _read_tensor(path: Path, name: str) -> torch.Tensor | None:
 def as_saved(model: torch.nn.Module) -> Iterator[None]:
     """Inside, ``model`` computes what its checkpoint does: adapters off, dropout off. Afterwards all is as it was.
 
-    Unlike peft's own ``disable_adapter`` it covers adapters that were injected into a plain model, too, and restores
-    which weights were trainable. Not for several threads at once. Raises IncompatibleAdapter if an adapter changes
-    biases of the model itself.
+    Unlike peft's own ``disable_adapter`` it covers adapters that were injected into a plain model, too, and leaves
+    alone which weights are trainable. Not for several threads at once. Raises IncompatibleAdapter if an adapter
+    changes biases of the model itself.
     """
     for name, config in getattr(model, "peft_config", {}).items():
         if getattr(config, "bias", "none") != "none":
@@ -205,19 +205,16 @@ def as_saved(model: torch.nn.Module) -> Iterator[None]:
                 f"compress before loading it, or train it with bias='none'"
             )
     layers = [layer for layer in _adapter_layers(model) if not layer._disable_adapters]
-    trainable = {parameter: parameter.requires_grad for layer in layers for parameter in layer.parameters()}
     training = [module for module in model.modules() if module.training]
     try:
         for layer in layers:
-            layer.enable_adapters(False)
+            layer._disable_adapters = True  # and no more: peft's own method changes gradients, too, and fails on inference tensors
         for module in training:
             module.training = False
         yield
     finally:
         for layer in layers:
-            layer.enable_adapters(True)
-        for parameter, before in trainable.items():
-            parameter.requires_grad_(before)
+            layer._disable_adapters = False
         for module in training:
             module.training = True
 

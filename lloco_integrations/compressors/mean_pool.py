@@ -26,6 +26,7 @@ from torch import nn
 from lloco_integrations.compressors.base import Compressor, Progress, buckets, require_ids
 from lloco_integrations.errors import IncompatibleSummary
 from lloco_integrations.types import CompressorSpec, SummaryEmbeddings
+from lloco_integrations.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,6 +36,8 @@ SLOTS = 4
 RATIOS = (4, 8, 16, 32)
 """What a compressor gives unless its recipe says otherwise; the first is the finest, which is stored."""
 _GAIN_RATIOS = (1, 2, 4, 8, 16, 32)
+_OWN = torch.float32
+"""A projector's dtype, whatever torch's default is at the moment."""
 _MOST = 5.0
 """The natural logarithm of the greatest weight, and the negative one of the least."""
 
@@ -48,12 +51,12 @@ class Projector(nn.Module):
     def __init__(self, hidden_size: int, slots: int = SLOTS, *, salience: bool = False) -> None:
         super().__init__()
         self.n_slots = slots
-        self.salience = nn.Parameter(torch.zeros(hidden_size)) if salience else None
-        self.centre = nn.Parameter(torch.zeros(hidden_size))
-        self.slots = nn.Parameter(torch.zeros(slots, hidden_size, hidden_size))
-        self.log_gain = nn.Parameter(torch.tensor([0.5 * math.log(r) for r in _GAIN_RATIOS]))
+        self.salience = nn.Parameter(torch.zeros(hidden_size, dtype=_OWN)) if salience else None
+        self.centre = nn.Parameter(torch.zeros(hidden_size, dtype=_OWN))
+        self.slots = nn.Parameter(torch.zeros(slots, hidden_size, hidden_size, dtype=_OWN))
+        self.log_gain = nn.Parameter(torch.tensor([0.5 * math.log(r) for r in _GAIN_RATIOS], dtype=_OWN))
         self.scale: torch.Tensor
-        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("scale", torch.ones((), dtype=_OWN))
 
     def forward(self, embeddings: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """``(batch, length, hidden)`` twice -> the same shape, with salience ``(batch, length, hidden + 1)`` float32; position 0 of each
@@ -124,7 +127,7 @@ class MeanPoolEncoder(nn.Module):
             dtype = self.trunk.dtype
             blocked = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
             attention = blocked[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
-        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        positions = torch.arange(ids.shape[1], dtype=torch.long, device=ids.device).expand_as(ids)
         embeddings = self.trunk.get_input_embeddings()(ids)
         out = self.trunk(inputs_embeds=embeddings, attention_mask=attention, position_ids=positions, use_cache=False)
         return embeddings, out.last_hidden_state
@@ -137,7 +140,6 @@ class MeanPoolCompressor(Compressor):
         self.encoder = encoder.eval()
         self.spec = spec
 
-    @torch.inference_mode()
     def compress_ids(
         self,
         documents: Sequence[Sequence[int]],
@@ -147,19 +149,20 @@ class MeanPoolCompressor(Compressor):
         progress: Progress | None = None,
     ) -> list[SummaryEmbeddings]:
         """See Compressor. ``segment_length`` is rounded down to a multiple of the coarsest ratio."""
-        require_ids(documents)
+        embeddings: Any = self.encoder.trunk.get_input_embeddings()
+        require_ids(documents, embeddings.weight.shape[0])
         coarsest = self.spec.ratios[-1]
         length = max(coarsest, (segment_length or self.spec.segment_length) // coarsest * coarsest)
         segments = [(d, ids[at : at + length]) for d, ids in enumerate(documents) for at in range(0, len(ids), length)]
-        vectors: list[torch.Tensor] = [torch.empty(0)] * len(segments)
+        vectors: dict[int, torch.Tensor] = {}
         for batch in buckets([len(ids) for _, ids in segments], batch_size):
-            for i, rows in zip(batch, self._encode([segments[i][1] for i in batch]), strict=True):
-                vectors[i] = rows
+            with undisturbed():
+                vectors.update(zip(batch, self._encode([segments[i][1] for i in batch]), strict=True))
             if progress:
                 progress(sum(len(segments[i][1]) for i in batch))
         grouped: list[list[torch.Tensor]] = [[] for _ in documents]
-        for (d, _), rows in zip(segments, vectors, strict=True):
-            grouped[d].append(rows)
+        for i, (d, _) in enumerate(segments):
+            grouped[d].append(vectors[i])
         return [
             SummaryEmbeddings(torch.cat(rows), len(ids), self.spec.fingerprint, window=self.spec.ratios[0])
             for rows, ids in zip(grouped, documents, strict=True)
@@ -184,7 +187,7 @@ def read_means(projector: Projector, spec: CompressorSpec, summary: SummaryEmbed
             f"{spec.fingerprint[:16]}; compress the documents again with this model, or load the model that made them"
         )
     coarse = summary.coarsen(ratio or spec.ratios[0])
-    with torch.inference_mode():
+    with undisturbed():
         rows = projector.read(coarse.vectors.to(projector.centre.device), coarse.window or spec.ratios[0])
     return rows.to(summary.vectors.dtype)
 
@@ -192,10 +195,10 @@ def read_means(projector: Projector, spec: CompressorSpec, summary: SummaryEmbed
 def pad(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded ``ids`` and bool ``mask``, both ``(len(rows), longest)``."""
     longest = max(len(r) for r in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long, device="cpu")
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool, device="cpu")
     for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long, device="cpu")
         mask[i, : len(row)] = True
     return ids.to(device), mask.to(device)
 

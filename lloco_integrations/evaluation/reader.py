@@ -163,17 +163,19 @@ class Reader:
 
         adapters = self.backend.adapters
         with self.backend.lock, torch.inference_mode():
-            extra = adapters.choose([self.adapter] * len(embeds), self.backend.max_adapters)
             try:
-                out = adapters.model(
-                    inputs_embeds=embeds,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    use_cache=True,
-                    logits_to_keep=keep,
-                    **prefixes.argument(cache, self.backend.model),
-                    **extra,
-                )
+                with adapters.chosen([self.adapter] * len(embeds), self.backend.max_adapters) as extra:
+                    out = adapters.model(
+                        inputs_embeds=embeds,
+                        attention_mask=mask,
+                        position_ids=positions,
+                        use_cache=True,
+                        logits_to_keep=keep,
+                        **prefixes.argument(cache, self.backend.model),
+                        **extra,
+                    )
+            except LLoCOError:
+                raise
             except Exception as error:
                 raise LLoCOError(f"reading failed: {type(error).__name__}: {error}") from error
         logits: torch.Tensor = out.logits

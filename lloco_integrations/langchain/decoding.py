@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from langchain_core.utils import secret_from_env
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field
 
 from lloco_integrations import placeholder
 from lloco_integrations.backends.runtime import Runtime
@@ -16,6 +15,7 @@ from lloco_integrations.engine import Engine
 from lloco_integrations.errors import BadInput
 from lloco_integrations.langchain.fields import EngineFields, meant
 from lloco_integrations.placeholder import Placeholder
+from lloco_integrations.secret import Key, key_or_none
 from lloco_integrations.types import GenerationParams
 
 NOT_A_TOKEN = -1
@@ -73,7 +73,7 @@ class DecoderFields(EngineFields):
     stop: list[str] | None = None
     timeout: float | None = None
     max_retries: int | None = None
-    api_key: SecretStr | None = Field(default_factory=secret_from_env("LLOCO_API_KEY", default=None))
+    api_key: Key | None = Field(default_factory=lambda: key_or_none(None))
     served_model: str | None = None
     load_adapters: bool = False
     backend_options: dict[str, Any] | None = None
@@ -86,13 +86,12 @@ class DecoderFields(EngineFields):
         return Engine(self.model, self.store, adapters, self.device, self.dtype, self.max_adapters, runtime, self.prefix_cache_bytes)
 
     def _runtime(self) -> Runtime:
-        key = self.api_key.get_secret_value() if self.api_key is not None else None
         return Runtime.of(
             self.backend,
             self.backend_options,
             base_url=self.base_url,
             served_model=self.served_model,
-            api_key=key,
+            api_key=key_or_none(self.api_key),
             timeout=self.timeout,
             max_retries=self.max_retries,
             load_adapters=self.load_adapters,
@@ -146,6 +145,7 @@ class DecoderFields(EngineFields):
     def _call(self, stop: Sequence[str] | None, kwargs: Mapping[str, Any]) -> Call:
         """Raises BadInput for an argument that means nothing here."""
         bound, rest = self._bound(kwargs)
+        stop = [stop] if isinstance(stop, str) else stop
         for name in rest:
             if name in ("tools", "tool_choice", "functions") and rest[name]:
                 raise BadInput(f"{type(self).__name__} cannot call tools; leave {name} out")

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
+import yaml
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from pydantic import Field, model_validator
 
-from lloco_integrations import placeholder
 from lloco_integrations.embedding import Embedder, Wrapped
 from lloco_integrations.engine import Focus, OnMiss
 from lloco_integrations.errors import BadInput
 from lloco_integrations.langchain.fields import EngineFields
+from lloco_integrations.placeholder import neutralise
+from lloco_integrations.plain import listed, plain
 from lloco_integrations.show import groups as grouping
 from lloco_integrations.show.forms import Shown
 
@@ -34,6 +36,14 @@ class SourceText(str):
 
     def __repr__(self) -> str:
         return f"<text of {len(self)} characters>"
+
+    def __format__(self, spec: str) -> str:
+        """For a template that names it: then it becomes prompt text."""
+        return format(neutralise(str(self)), spec)
+
+
+for _representer in (yaml.representer.SafeRepresenter, yaml.SafeDumper, yaml.representer.Representer, yaml.Dumper):
+    _representer.add_representer(SourceText, lambda dumper, text: dumper.represent_str(str(text)))
 
 
 def original_text(document: Document) -> str:
@@ -89,6 +99,7 @@ class CompressionFields(EngineFields):
         kept, save that what looks like a placeholder in it is made harmless.
         Compressing the outcome again is the same as compressing the originals.
         """
+        documents = listed(documents, "documents", Document)
         if not documents:
             return []
         if self.documents is not None:
@@ -154,21 +165,10 @@ class CompressionFields(EngineFields):
 
 def _replaced(document: Document, text: str, made: Shown) -> Document:
     metadata = {
-        **_harmless({k: v for k, v in document.metadata.items() if k != TEXT_KEY}),
+        **plain({k: v for k, v in document.metadata.items() if k != TEXT_KEY}),
         TEXT_KEY: SourceText(text),
         POSITIONS_KEY: made.n_positions,
         TOKENS_KEY: made.n_tokens,
         SHOWN_KEY: [list(stretch) for stretch in made.as_text],
     }
-    return document.model_copy(update={"page_content": made.content, "metadata": metadata})
-
-
-def _harmless(value: Any) -> Any:
-    """A copy of ``value`` with every string in it neutralised: document prompts print metadata next to the content."""
-    if isinstance(value, str):
-        return placeholder.neutralise(value)
-    if type(value) is dict:
-        return {_harmless(k): _harmless(v) for k, v in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_harmless(v) for v in value)
-    return value
+    return document.model_copy(update={"page_content": made.content, "metadata": metadata, "id": plain(document.id)})

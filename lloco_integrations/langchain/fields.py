@@ -11,7 +11,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.engine import DEFAULT_MODEL, Engine
 from lloco_integrations.errors import BadInput
-from lloco_integrations.store.backend import shown
+from lloco_integrations.secret import Secret, shown
 
 
 class EngineFields(BaseModel):
@@ -34,7 +34,7 @@ class EngineFields(BaseModel):
     device: str = "auto"
     dtype: str = "auto"
     backend: str = "transformers"
-    base_url: str | None = None
+    base_url: Secret | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -52,6 +52,11 @@ class EngineFields(BaseModel):
     def _accept_path(cls, value: Any) -> Any:
         return str(value) if isinstance(value, Path) else value
 
+    @field_validator("store")
+    @classmethod
+    def _hide_password(cls, value: Any) -> Any:
+        return Secret(value) if isinstance(value, str) else value
+
     @property
     def engine(self) -> Engine:
         """The core that does the work; cheap to make, shares weights and store with all others in this process."""
@@ -68,8 +73,8 @@ class EngineFields(BaseModel):
     @property
     def store_name(self) -> str | None:
         """The store as traces and cache keys name it: without passwords, and different for different stores."""
-        if self.store is None or isinstance(self.store, str):
-            return None if self.store is None else shown(self.store)
+        if self.store is None or isinstance(self.store, Secret):
+            return None if self.store is None else str(self.store)
         store = self.engine.store
         return f"{shown(store.url)}#{store.key('', 'identity')[:8]}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -53,8 +54,10 @@ class LLoCOLLM(DecoderFields, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        call = self._call(stop, kwargs)
-        made = call.engine.generate(prompts, call.params, [call.adapter] * len(prompts))
+        return self._together(prompts, self._call(stop, kwargs))
+
+    def _together(self, prompts: list[str], call: Call, cancelled: threading.Event | None = None) -> LLMResult:
+        made = call.engine.generate(prompts, call.params, [call.adapter] * len(prompts), cancelled=cancelled)
         total = {name: sum(m.usage.as_dict()[name] for m in made) for name in (made[0].usage.as_dict() if made else {})}
         return LLMResult(
             generations=[[LangChainGeneration(text=m.text, generation_info=_about(m, call))] for m in made],
@@ -68,7 +71,12 @@ class LLoCOLLM(DecoderFields, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        return await run_in_executor(None, self._generate, prompts, stop, None, **kwargs)
+        """As ``_generate``, in a worker thread; a cancelled task does not leave the model busy."""
+        cancelled = threading.Event()
+        try:
+            return await run_in_executor(None, self._together, prompts, self._call(stop, kwargs), cancelled)
+        finally:
+            cancelled.set()
 
     def _stream(
         self,

@@ -17,7 +17,6 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
 )
 
-from lloco_integrations import placeholder
 from lloco_integrations.errors import BadInput, LLoCOError
 from lloco_integrations.types import Generation, GenerationParams, Message
 
@@ -27,6 +26,8 @@ _ROLES = {
     MessageRole.ASSISTANT: "assistant",
     MessageRole.CHATBOT: "assistant",
     MessageRole.MODEL: "assistant",
+    MessageRole.TOOL: "tool",
+    MessageRole.FUNCTION: "tool",
 }
 _KNOWN = ("max_tokens", "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed", "adapter")
 
@@ -61,7 +62,8 @@ def to_params(defaults: GenerationParams, options: Mapping[str, Any]) -> tuple[G
 
 
 def to_messages(messages: Sequence[ChatMessage]) -> list[Message]:
-    """The core's messages. Roles other than system and assistant speak as the user; no placeholder is read from past answers.
+    """The core's messages. Roles other than system, assistant and tool speak as the user; no placeholder is read from what an assistant or a
+    tool said.
 
     Raises BadInput for a message that is more than text.
     """
@@ -77,7 +79,7 @@ def _message(message: ChatMessage) -> Message:
             raise BadInput(f"a message holds a {type(block).__name__}; this model reads text only")
     role = _ROLES.get(message.role, "user")
     text = "\n".join(texts)
-    return Message(role, placeholder.neutralise(text) if role == "assistant" else text)
+    return Message(role, text)
 
 
 def completion(text: str, delta: str | None, final: Generation | None, model: str) -> CompletionResponse:

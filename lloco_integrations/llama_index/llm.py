@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from lloco_integrations.engine import DEFAULT_MODEL
 from lloco_integrations.errors import LLoCOError
 from lloco_integrations.llama_index.calls import chat_response, completion, never_swallowed, to_messages, to_params
 from lloco_integrations.llama_index.wiring import Wired
+from lloco_integrations.secret import Key, key_or_none
 from lloco_integrations.types import Generation, GenerationChunk, GenerationParams, Message
 
 R = TypeVar("R")
@@ -79,7 +79,7 @@ class LLoCOLLM(Wired, LLM):
     stop: list[str] = Field(default_factory=list, description="Strings that end an answer.")
     seed: int | None = Field(default=None, description="For sampling.")
     served_model: str | None = Field(default=None, description="The base model's name on the server.")
-    api_key: str | None = Field(default=None, exclude=True, repr=False, description="For the server.")
+    api_key: Key | None = Field(default=None, exclude=True, repr=False, description="For the server.")
     timeout: float | None = Field(default=None, gt=0, description="Seconds that the server may be silent.")
     max_retries: int | None = Field(default=None, ge=0, description="Of requests that met a fault of the server's.")
     load_adapters: bool = Field(default=False, description="Let the server load adapters that it does not have.")
@@ -108,7 +108,7 @@ class LLoCOLLM(Wired, LLM):
         backend: str = "transformers",
         base_url: str | None = None,
         served_model: str | None = None,
-        api_key: str | None = None,
+        api_key: Any = None,
         timeout: float | None = None,
         max_retries: int | None = None,
         load_adapters: bool = False,
@@ -233,7 +233,7 @@ class LLoCOLLM(Wired, LLM):
             self.backend_options,
             base_url=self.base_url,
             served_model=self.served_model,
-            api_key=self.api_key or os.environ.get("LLOCO_API_KEY"),
+            api_key=key_or_none(self.api_key),
             timeout=self.timeout,
             max_retries=self.max_retries,
             load_adapters=self.load_adapters,

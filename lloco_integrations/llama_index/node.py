@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from llama_index.core.base.llms.types import TextBlock
@@ -13,8 +14,6 @@ from lloco_integrations.show.forms import Shown
 
 SHOWN_KEY = "lloco_shown"
 """Metadata entry of what the LLM sees as text: pairs of characters from, up to. Neither the LLM nor an embedding model sees it."""
-
-_MARK = "\ue000content\ue001"
 
 
 class LLoCONode(TextNode):
@@ -65,13 +64,18 @@ class LLoCONode(TextNode):
         shown = self._shown()
         if not metadata:
             return shown
-        frame = self.text_template.format(content=_MARK, metadata_str=metadata.replace(_MARK, "")).strip()
-        return placeholder.neutralise(frame).replace(_MARK, shown)
+        mark = f"\ue000{secrets.token_hex(16)}\ue001"  # which no document can know
+        frame = self.text_template.format(content=mark, metadata_str=metadata).strip()
+        return placeholder.neutralise(frame).replace(mark, shown)
+
+    def get_metadata_str(self, mode: MetadataMode = MetadataMode.ALL) -> str:
+        text: str = super().get_metadata_str(mode)
+        return placeholder.neutralise(text) if mode == MetadataMode.LLM else text
 
     def get_content_blocks(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> list[Any]:
         if metadata_mode != MetadataMode.LLM:
             return list(super().get_content_blocks(metadata_mode))
-        metadata = placeholder.neutralise(self.get_metadata_str(MetadataMode.LLM).strip())
+        metadata = self.get_metadata_str(MetadataMode.LLM).strip()
         return [*([TextBlock(text=metadata)] if metadata else []), TextBlock(text=self._shown())]
 
     def set_content(self, value: str) -> None:

@@ -18,6 +18,7 @@ from lloco_integrations.errors import BadInput
 from lloco_integrations.llama_index.node import LLoCONode
 from lloco_integrations.llama_index.whole import Documents, whole_documents
 from lloco_integrations.llama_index.wiring import Wired
+from lloco_integrations.plain import plain
 from lloco_integrations.show.forms import Shown
 
 
@@ -178,5 +179,11 @@ def _harmless(node: BaseNode) -> BaseNode:
         return node
     copy = node.model_copy()
     copy.set_content(placeholder.neutralise(node.get_content(MetadataMode.NONE)))
-    copy.metadata = {k: placeholder.neutralise(v) if isinstance(v, str) else v for k, v in node.metadata.items()}
+    copy.metadata = plain(node.metadata)
+    for name in ("text_template", "metadata_template", "metadata_separator"):
+        if hasattr(copy, name):
+            setattr(copy, name, placeholder.neutralise(getattr(copy, name)))
+    if placeholder.neutralise(shown := copy.get_content(MetadataMode.LLM)) != shown:  # what is harmless by parts may not be as a whole
+        copy.set_content(placeholder.neutralise(seen))
+        copy.excluded_llm_metadata_keys = [*copy.metadata]
     return copy

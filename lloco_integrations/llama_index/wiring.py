@@ -11,23 +11,25 @@ from llama_index.core.schema import BaseComponent
 
 from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.engine import DEFAULT_MODEL, Engine
+from lloco_integrations.secret import Secret
 
 
 class Wired(BaseComponent):
     """Fields that name a model and a store; ``engine`` is what does the work.
 
     ``store`` may be a URL or path, None (the default store), a SummaryStore, or an object with ``mget`` and ``mset``. Objects
-    live in a private attribute; what is serialised is their URL, or None if no URL opens them again.
+    live in a private attribute; what is serialised is their URL, or None if no URL opens them again. Dumps and pickles have an address
+    without its password: give the whole again where they are read.
 
     ``backend`` and ``base_url``: give an LLM's neighbours the same, and they share what it has loaded; see docs/serving.md.
     """
 
     model: str = Field(default=DEFAULT_MODEL, description="Preset, model directory or hub id.")
-    store: str | None = Field(default=None, description="URL of the summary store; None is the default store.")
+    store: Secret | None = Field(default=None, description="URL of the summary store; None is the default store.")
     device: str = Field(default="auto", description="auto, or a torch device.")
     dtype: str = Field(default="auto", description="auto, float32, bfloat16 or float16.")
     backend: str = Field(default="transformers", description="What runs the decoder: transformers, vllm or vllm-offline.")
-    base_url: str | None = Field(default=None, description="Address of the vLLM server; None is http://localhost:8000.")
+    base_url: Secret | None = Field(default=None, description="Address of the vLLM server; None is http://localhost:8000.")
 
     _store: Any = PrivateAttr(default=None)
 
@@ -64,13 +66,13 @@ class Wired(BaseComponent):
             self._store = held
 
 
-def _held(store: Any) -> tuple[Any, str | None]:
+def _held(store: Any) -> tuple[Any, Secret | None]:
     """The store object to keep, if ``store`` is one, and the URL to serialise."""
     from lloco_integrations.store import SummaryStore
 
-    if store is None or isinstance(store, str):
-        return None, store
-    if isinstance(store, os.PathLike):
-        return None, os.fspath(store)
+    if store is None:
+        return None, None
+    if isinstance(store, str | Secret | os.PathLike):
+        return None, Secret(os.fspath(store) if isinstance(store, os.PathLike) else store)
     opened = SummaryStore.open(store)
-    return opened, None if opened.url.startswith("object:") else opened.url
+    return opened, None if opened.url.startswith("object:") else Secret(opened.url)

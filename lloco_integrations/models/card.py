@@ -44,8 +44,15 @@ def read_card(directory: Path) -> AdapterCard | None:
             raise IncompatibleAdapter(
                 f"{path} has a format that this version does not read (it reads {FORMAT}); upgrade lloco_integrations"
             )
-        return AdapterCard(**values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        card = AdapterCard(**values)
+        if not all(isinstance(value, str) for value in (card.model, card.compressor, card.version, card.group or "")):
+            raise ValueError("a name is no string")
+        if not all(isinstance(value, dict) for value in (card.settings, card.validation)):
+            raise ValueError("the settings are no mapping")
+        if not all(isinstance(value, int) for value in (card.questions, card.documents, card.steps)):
+            raise ValueError("a number is no integer")
+        return card
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IncompatibleAdapter(f"{path} cannot be read ({error!r}); learn the adapter again") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,10 +15,12 @@ from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.backends.stopping import text_of
 from lloco_integrations.compressors.base import Compressor, Progress
 from lloco_integrations.errors import ModelNotFound
+from lloco_integrations.locks import ForkLock
 from lloco_integrations.models.directory import MANIFEST, load_compressor, read_manifest, read_projector
 from lloco_integrations.models.model import LLoCOModel
 from lloco_integrations.prompting import Prompter
 from lloco_integrations.types import CompressorSpec, SummaryEmbeddings
+from lloco_integrations.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,7 +42,7 @@ class DeferredCompressor(Compressor):
         self._read = read
         self._load = load
         self._loaded: Compressor | None = None
-        self._lock = threading.Lock()
+        self._lock = ForkLock(wait=False)
 
     @property
     def loaded(self) -> bool:
@@ -57,7 +58,8 @@ class DeferredCompressor(Compressor):
     ) -> list[SummaryEmbeddings]:
         with self._lock:
             if self._loaded is None:
-                self._loaded = self._load()
+                with undisturbed(inference=False):
+                    self._loaded = self._load()
         return self._loaded.compress_ids(documents, batch_size=batch_size, segment_length=segment_length, progress=progress)
 
     def read(self, summary: SummaryEmbeddings, ratio: int | None = None) -> torch.Tensor:
@@ -120,7 +122,7 @@ def _tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ModelNotFound(
             f"the tokenizer in {directory} cannot be loaded: {error}; a decoder that runs elsewhere needs it here"
@@ -133,7 +135,7 @@ def _backend(directory: Path, tokenizer: PreTrainedTokenizerBase, wire: torch.dt
     from transformers import AutoConfig
 
     rows = PromptRows(read_embeddings(directory), wire)
-    config: Any = AutoConfig.from_pretrained(directory, local_files_only=True)
+    config: Any = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     window = getattr(config, "max_position_embeddings", None) or 1 << 30
     end: Any = tokenizer.eos_token_id
     ends, decode = [] if end is None else [end], partial(text_of, tokenizer)

@@ -74,13 +74,37 @@ def read_manifest(directory: Path) -> Manifest:
     """The manifest of a model directory. Raises ModelNotFound if it is missing, damaged or of a newer format."""
     path = directory / MANIFEST
     try:
-        values: dict[str, Any] = json.loads(path.read_text())
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("format") != FORMAT:
             raise ModelNotFound(f"{path} has a format that this version does not read (it reads {FORMAT}); upgrade lloco_integrations")
         spec = values.pop("spec")
-        return Manifest(spec=CompressorSpec(**{**spec, "ratios": tuple(spec["ratios"])}), **values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        manifest = Manifest(spec=CompressorSpec(**{**spec, "ratios": tuple(spec["ratios"])}), **values)
+        _check(manifest)
+        return manifest
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelNotFound(f"{path} cannot be read ({error!r}); delete {directory} and load the model again") from error
+
+
+def _check(manifest: Manifest) -> None:
+    """Raise ValueError for a manifest that no compressor could have."""
+    spec = manifest.spec
+    for name, value, kind in (
+        ("fingerprint", spec.fingerprint, str),
+        ("name", manifest.name, str),
+        ("source", manifest.source, str),
+        ("base", manifest.base, str),
+        ("bidirectional", manifest.bidirectional, bool),
+        ("chat", manifest.chat, bool),
+    ):
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} is {str(value)[:40]!r}")
+    numbers = [spec.hidden_size, spec.segment_length, *spec.ratios]
+    if not spec.ratios or any(not isinstance(n, int) or isinstance(n, bool) or not 0 < n < 1 << 31 for n in numbers):
+        raise ValueError("hidden_size, segment_length and ratios are positive integers")
+    if list(spec.ratios) != sorted(set(spec.ratios)) or any(ratio % spec.ratios[0] for ratio in spec.ratios):
+        raise ValueError(f"the ratios {spec.ratios} are no multiples of the first, in order")
+    if spec.kind != "mean_pool" or spec.placement not in ("inline", "prefix"):
+        raise ValueError(f"kind {str(spec.kind)[:40]!r} with placement {str(spec.placement)[:40]!r}")
 
 
 def load_compressor(directory: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> MeanPoolCompressor:
@@ -88,7 +112,7 @@ def load_compressor(directory: Path, manifest: Manifest, device: torch.device, d
     from transformers import AutoModel
 
     try:
-        trunk = AutoModel.from_pretrained(directory / "encoder", dtype=dtype, local_files_only=True).to(device)
+        trunk = AutoModel.from_pretrained(directory / "encoder", dtype=dtype, local_files_only=True, trust_remote_code=False).to(device)
     except Exception as error:
         raise _unreadable(directory, error) from error
     encoder = MeanPoolEncoder(trunk, read_projector(directory).to(device), bidirectional=manifest.bidirectional)

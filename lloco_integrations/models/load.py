@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +12,17 @@ import torch
 
 from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.backends.transformers import TransformersBackend
-from lloco_integrations.errors import BadInput, IncompatibleSummary, ModelNotFound
+from lloco_integrations.errors import BadInput, IncompatibleSummary, LLoCOError, ModelNotFound
+from lloco_integrations.locks import ForkLock
 from lloco_integrations.models.directory import MANIFEST, load_compressor, read_manifest
 from lloco_integrations.models.materialise import materialised
 from lloco_integrations.models.model import LLoCOModel
 from lloco_integrations.models.presets import DEFAULT_MODEL, PRESETS
 from lloco_integrations.prompting import Prompter
+from lloco_integrations.undisturbed import undisturbed
+
+_HERE: Any = {"local_files_only": True, "trust_remote_code": False}
+"""A directory never uses the network, and never runs code of its own."""
 
 
 def load_model(
@@ -54,11 +58,11 @@ def load_model(
     if runtime is not None and not runtime.in_process:
         from lloco_integrations.models.client import load_client
 
-        with no_bars():
+        with undisturbed(inference=False), no_bars(), _readable(name):
             model = load_client(name, directory, where, kind, None if dtype == "auto" else kind, runtime)
     else:
         load = _load_directory if (directory / MANIFEST).is_file() else _load_autocompressor
-        with no_bars():
+        with undisturbed(inference=False), no_bars(), _readable(name):
             model = load(name, directory, where, kind)
     model.adapters = paths
     model.focus = _focus(name, directory)
@@ -107,8 +111,8 @@ def _load_directory(name: str, directory: Path, device: torch.device, dtype: tor
     manifest = read_manifest(directory)
     compressor = load_compressor(directory, manifest, device, dtype)
     try:
-        decoder: Any = AutoModelForCausalLM.from_pretrained(directory / "decoder", dtype=dtype, local_files_only=True)
-        tokenizer: Any = AutoTokenizer.from_pretrained(directory / "decoder", local_files_only=True)
+        decoder: Any = AutoModelForCausalLM.from_pretrained(directory / "decoder", dtype=dtype, **_HERE)
+        tokenizer: Any = AutoTokenizer.from_pretrained(directory / "decoder", **_HERE)
     except Exception as error:
         raise ModelNotFound(f"the decoder in {directory} cannot be loaded: {error}; delete the folder and load the model again") from error
     decoder = decoder.to(device).eval().requires_grad_(False)
@@ -131,10 +135,23 @@ def _load_autocompressor(name: str, path: Path, device: torch.device, dtype: tor
     decoder: Any = compressor.model.requires_grad_(False)
     tokenizer: Any = None
     if any((directory / f).exists() for f in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(directory, **_HERE)
     prompter = Prompter(tokenizer, chat=False, placement="prefix") if tokenizer is not None else None
     backend = TransformersBackend(decoder, tokenizer, lock=compressor.lock)
     return LLoCOModel(name, compressor, decoder, backend, tokenizer, prompter)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Whatever files of any content make of the libraries that read them becomes a ModelNotFound."""
+    try:
+        yield
+    except LLoCOError:
+        raise
+    except Exception as error:
+        raise ModelNotFound(
+            f"the model {name!r} cannot be loaded: {type(error).__name__}: {str(error)[:500]}; its files are damaged, or not of one model"
+        ) from error
 
 
 @contextmanager
@@ -181,7 +198,7 @@ def _cpu_computes_bfloat16() -> bool:
 
 
 _shared: dict[tuple[str, str, str, Runtime], LLoCOModel] = {}
-_shared_lock = threading.Lock()
+_shared_lock = ForkLock(wait=False)
 
 
 def shared_model(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 
+from lloco_integrations.backends.adapter_files import read_adapter
+from lloco_integrations.backends.adapters import attach
 from lloco_integrations.compressors.mean_pool import MeanPoolEncoder, Projector, truncated
 from lloco_integrations.errors import IncompatibleAdapter, ModelNotFound
 from lloco_integrations.fingerprint import fingerprint
@@ -43,7 +45,6 @@ def merge(
 
     Raises ModelNotFound for missing files, IncompatibleAdapter for weights of another base.
     """
-    from peft import PeftModel
     from transformers import AutoModel
 
     try:
@@ -60,10 +61,10 @@ def merge(
         )
     if (weights / "encoder" / "adapter_config.json").exists():
         trunk: Any = truncated(copy.deepcopy(base.base_model), recipe["encoder_layers"])  # type: ignore[arg-type]
-        trunk = PeftModel.from_pretrained(trunk, weights / "encoder").merge_and_unload()
+        trunk = _merged(trunk, weights / "encoder")
     else:
-        trunk = AutoModel.from_pretrained(weights / "encoder", local_files_only=True)
-    decoder: Any = PeftModel.from_pretrained(base, weights / "decoder").merge_and_unload()
+        trunk = AutoModel.from_pretrained(weights / "encoder", dtype=torch.float32, local_files_only=True, trust_remote_code=False)
+    decoder: Any = _merged(base, weights / "decoder")
     projector = Projector.of_state(state)
     spec = CompressorSpec(
         fingerprint=fingerprint(source=made_from, kind="mean_pool", segment_length=recipe["segment_length"], ratios=recipe["ratios"]),
@@ -85,6 +86,11 @@ def merge(
     encoder = MeanPoolEncoder(trunk.to(dtype), projector.to(torch.float32), bidirectional=recipe["bidirectional"])
     save_directory(directory, manifest, encoder, decoder.to(dtype), tokenizer)
     return directory
+
+
+def _merged(model: Any, adapter: Path) -> Any:
+    """``model`` with the LoRA in the directory ``adapter`` added to its weights."""
+    return attach(model, read_adapter(str(adapter), model), "merged").merge_and_unload()
 
 
 def _identity(base: Any, weights: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,10 +12,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lloco_integrations.backends.base import Backend
+from lloco_integrations.background import ended
 from lloco_integrations.compressors.base import Compressor, Progress
 from lloco_integrations.errors import BadInput, IncompatibleAdapter, LLoCOError, PlaceholderError
 from lloco_integrations.models.card import check_card
 from lloco_integrations.placeholder import Placeholder, unknown_key
+from lloco_integrations.plain import listed
 from lloco_integrations.prompting import Prompter, Segment, omitted
 from lloco_integrations.types import (
     NO_ADAPTER,
@@ -84,6 +87,7 @@ class LLoCOModel:
         Raises BadInput naming the text for one that is empty or blank.
         """
         documents = []
+        texts = listed(texts, "texts", str)
         for i, text in enumerate(texts):
             try:
                 documents.append(self.text_ids(text))
@@ -100,6 +104,7 @@ class LLoCOModel:
         progress: bool | Progress = False,
     ) -> list[SummaryEmbeddings]:
         """As ``compress``, from token ids (no BOS, no EOS)."""
+        documents = listed(documents, "documents")
         if progress is not True:
             return self.compressor.compress_ids(documents, batch_size=batch_size, segment_length=segment_length, progress=progress or None)
         from tqdm.auto import tqdm
@@ -157,15 +162,17 @@ class LLoCOModel:
         *,
         store: SummaryStore | None = None,
         adapters: Sequence[str | None] | None = None,
+        cancelled: threading.Event | None = None,
     ) -> list[Generation]:
-        """One Generation a prompt, in one batch. See ``resolve`` for prompts and Backend.generate for errors.
+        """One Generation a prompt, in one batch. See ``resolve`` for prompts and Backend.generate for errors and ``cancelled``.
 
         ``adapters``: for each prompt a name of ``self.adapters``, a directory, or a hub id; None is the one named "default", if there
         is one, and "none" the decoder alone.
         """
-        chosen = list(adapters) if adapters is not None else [None] * len(prompts)
+        prompts = listed(prompts, "prompts")
+        chosen = listed(adapters, "adapters", (str, type(None))) if adapters is not None else [None] * len(prompts)
         resolved = [self.resolve(p, store) for p in prompts]
-        made = self.backend.generate(resolved, params or GenerationParams(), [self._adapter_path(a) for a in chosen])
+        made = self.backend.generate(resolved, params or GenerationParams(), [self._adapter_path(a) for a in chosen], cancelled)
         return [replace(m, adapter=self._adapter_name(a)) for m, a in zip(made, chosen, strict=True)]
 
     def stream(
@@ -178,8 +185,7 @@ class LLoCOModel:
     ) -> Iterator[GenerationChunk]:
         """The answer in pieces; the last chunk has ``final``. See ``generate`` for ``adapter``."""
         chunks = self.backend.stream(self.resolve(prompt, store), params or GenerationParams(), self._adapter_path(adapter))
-        name = self._adapter_name(adapter)
-        return (c if c.final is None else replace(c, final=replace(c.final, adapter=name)) for c in chunks)
+        return _named(chunks, self._adapter_name(adapter))
 
     def loss(self, context_vectors: torch.Tensor | None, prompt_ids: Sequence[int], labels: Sequence[int]) -> torch.Tensor:
         """Mean negative log-likelihood (nats a token) of ``labels`` after ``[context_vectors | prompt_ids]``; differentiable.
@@ -191,7 +197,7 @@ class LLoCOModel:
         if not labels or not prompt_ids:
             raise BadInput("loss needs at least one prompt id and one label")
         embedding: Any = self.decoder.get_input_embeddings()
-        ids = torch.tensor([*prompt_ids, *labels], device=embedding.weight.device)
+        ids = torch.tensor([*prompt_ids, *labels], dtype=torch.long, device=embedding.weight.device)
         rows = embedding(ids)
         if context_vectors is not None:
             rows = torch.cat([context_vectors.to(rows.device, rows.dtype), rows])
@@ -221,3 +227,10 @@ class LLoCOModel:
         if self.prompter is None:
             raise LLoCOError(f"{self.name} has no tokenizer, so only compress_ids and prompts of ids work; add its tokenizer files")
         return self.prompter
+
+
+def _named(chunks: Iterator[GenerationChunk], adapter: str | None) -> Iterator[GenerationChunk]:
+    """``chunks`` with the adapter's name in the last; closed with it."""
+    with ended(chunks):
+        for chunk in chunks:
+            yield chunk if chunk.final is None else replace(chunk, final=replace(chunk.final, adapter=adapter))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from lloco_integrations.errors import DamagedEntry, LLoCOError, StoreError
+from lloco_integrations.secret import shown as shown
 from lloco_integrations.store.header import read_header
 from lloco_integrations.store.info import EntryInfo
 from lloco_integrations.store.meta import StoreMeta
@@ -77,14 +77,6 @@ def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """``items`` in slices of at most ``size``."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def shown(url: str) -> str:
-    """``url`` without passwords, for messages."""
-    url, count = re.subn(r"://([^/@:]*):[^/]*@", r"://\1:***@", url)
-    if not count:  # a password with a slash in it
-        url = re.sub(r"://([^/@:]*):(?:(?!::)\S)*@", r"://\1:***@", url)
-    return re.sub(r"([?&](?:password|secret|token|key)=)(?:(?!::)[^&])*", r"\1***", url, flags=re.IGNORECASE)
 
 
 def absent(url: str) -> NoStore:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from lloco_integrations.errors import MissingExtra, StoreError
 from lloco_integrations.paths import home
-from lloco_integrations.store.backend import Backend, shown
+from lloco_integrations.secret import Secret, shown
+from lloco_integrations.store.backend import Backend
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)(?:::|://)")
 _CACHE = "cache::"
@@ -48,6 +49,8 @@ def open_backend(target: object) -> Backend:
         target = f"sqlite:///{(home() / 'store.sqlite').absolute()}"
     if isinstance(target, os.PathLike):
         target = os.fspath(target)
+    if isinstance(target, Secret):
+        target = target.get_secret_value()
     if isinstance(target, str):
         return _from_string(target)
     if hasattr(target, "mget") and hasattr(target, "mset"):

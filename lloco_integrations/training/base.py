@@ -26,8 +26,8 @@ def load_base_model(name_or_path: str, device: torch.device, dtype: torch.dtype)
     directory = Path(name_or_path).expanduser()
     source = str(directory) if directory.is_dir() else name_or_path
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-        found: Any = AutoTokenizer.from_pretrained(source)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
+        found: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
         raise ModelNotFound(f"cannot load {name_or_path!r} as a causal LM with its tokenizer: {error}") from error
     return _ready(loaded, device, dtype), found

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lloco_integrations.errors import BadInput, StoreError
+from lloco_integrations.secret import shown
 from lloco_integrations.training.contexts import Context
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _check_stored(model: LLoCOModel, store: SummaryStore, documents: Mapping[str
     missing = [pair for pair, info in zip(pairs, infos, strict=True) if info is None]
     if missing:
         raise StoreError(
-            f"{len(missing)} of {len(pairs)} passages have no summary by {model.name} in {store.url}, the first is of document "
+            f"{len(missing)} of {len(pairs)} passages have no summary by {model.name} in {shown(store.url)}, the first is of document "
             f"{missing[0][0]!r}; compress the documents with this model: summaries are read here, never made"
         )
     if group is None:
@@ -210,7 +211,7 @@ def read(model: LLoCOModel, store: SummaryStore, keys: Sequence[str], ratio: int
     for summary in store.get_many(keys):
         if summary is None:
             raise StoreError(
-                f"the summary of a passage is no longer in {store.url}; compress the documents again, and the same command goes on"
+                f"the summary of a passage is no longer in {shown(store.url)}; compress the documents again, and the same command goes on"
             )
         rows.append(model.compressor.read(summary, ratio if summary.window else None))
     return torch.cat(rows)

@@ -66,8 +66,10 @@ def pack(
     if shown:
         embeds = embeds.index_copy(0, torch.cat(stands).to(device), torch.cat(shown).to(embeds.dtype))
     layout = Layout(tuple(lengths))
-    at, target, weight, asked = (torch.tensor(column, device=device) for column in zip(*where, strict=True))
-    return Packed(embeds, layout, layout.positions().to(device), at, target, weight, asked)
+    at, target, weight, asked = zip(*where, strict=True)
+    weights = torch.tensor(weight, dtype=torch.float32, device=device)
+    places, targets, questions = (torch.tensor(column, device=device) for column in (at, target, asked))
+    return Packed(embeds, layout, layout.positions().to(device), places, targets, weights, questions)
 
 
 def hidden_at_targets(packed: Packed, trunk: PreTrainedModel, *, plain: bool = False) -> torch.Tensor:

@@ -114,7 +114,7 @@ def pretrain(
     began = time.monotonic()
     for step, batch in enumerate(batches, start):
         mine = batch.share(team.process_index, team.num_processes)
-        total = torch.zeros((), device=team.device)
+        total = torch.zeros((), dtype=torch.float32, device=team.device)
         if mine.rows:
             loss = trainee(mine) * (mine.weight / batch.weight)
             loss.backward()

@@ -200,7 +200,7 @@ class MeanPoolTrainee(Trainee):
         x, y = torch.cat(states), torch.cat(wanted)
         y = y - y.mean()
         gram = x.T @ x
-        ridge = 0.01 * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+        ridge = 0.01 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         fit = torch.linalg.solve(gram + ridge, x.T @ y)
         salience.copy_(fit / temperature)
         return 1 - float((x @ fit - y).pow(2).mean() / y.pow(2).mean())
@@ -278,7 +278,7 @@ class SummaryTokenTrainee(Trainee):
         embedding: Any = base.get_input_embeddings()
         end: Any = base.config.eos_token_id
         start = embedding.weight[end[0] if isinstance(end, list) else end].detach().float()
-        noise = torch.randn(summary_length, len(start)).to(start.device) * float(embedding.weight.float().std()) * 0.1
+        noise = torch.randn(summary_length, len(start), dtype=torch.float32).to(start.device) * float(embedding.weight.float().std()) * 0.1
         self.embed_summary = nn.Parameter((start + noise).to(embedding.weight.dtype))
         self.compressor = AutoCompressor(
             self.decoder, self.embed_summary, accumulate=accumulate, fingerprint="in training", segment_length=segment_length

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lloco_integrations.voting import Choice
+from lloco_integrations.show.groups import Choice
 
 from lloco_integrations import placeholder
 from lloco_integrations.engine import _spoken

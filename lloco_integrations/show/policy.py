@@ -1,7 +1,7 @@
 """Focus: the question decides which spans are shown as text, and the summary carries what is around them.
 
-The budget is spent best span first. A share of it goes to text; what is left, and what text cannot use, goes to slices of the summary:
-each span first at its coarsest, best first, then finer, best first. How large the shares are is measured for the weights, and stands in
+The budget is spent best span first. A share of it goes to text, up to the first span that has no room; what is left goes to slices of the
+summary: each span first at its coarsest, best first, then finer, best first. How large the shares are is measured for the weights, and stands in
 their ``recipe.json``.
 """
 
@@ -74,27 +74,20 @@ def focus(texts: Sequence[Spanned], scores: Sequence[float], budget: int, recipe
     places = [(t, s) for t, text in enumerate(texts) for s in range(len(text.spans))]
     order = sorted(range(len(places)), key=lambda i: (-scores[i], i))
     chosen: list[dict[int, int]] = [{} for _ in texts]
-    paid = [0] * len(texts)  # for what is shown of a text besides its spans
     rest = budget
     for_text = budget * recipe.text_share
-    best = order[0] if order else None
-    for i in order:
+    for i in order if recipe.text_share else ():
         t, s = places[i]
-        text = texts[t]
-        first = 0 if chosen[t] else text.extra + text.summary
-        cost = text.spans[s].n_tokens + first
-        if cost <= rest and (cost <= for_text or i == best):
+        first = 0 if chosen[t] else texts[t].extra + texts[t].summary
+        cost = texts[t].spans[s].n_tokens + first
+        shown = any(chosen)
+        if shown and (cost > rest or cost > for_text):
+            break  # smaller ones further down would fill the room, and measurably mislead
+        if cost <= rest:
             chosen[t][s] = AS_TEXT
-            paid[t] += first
             rest -= cost
             for_text -= cost
-    rest = _show_slices(texts, places, order, chosen, rest, recipe)
-    for i in order:  # what slices could not use
-        t, s = places[i]
-        cost = texts[t].spans[s].n_tokens
-        if chosen[t] and s not in chosen[t] and cost <= rest:
-            chosen[t][s] = AS_TEXT
-            rest -= cost
+    _show_slices(texts, places, order, chosen, rest, recipe)
     if order and not any(chosen):
         t, s = places[order[0]]
         least = texts[t].spans[s].n_tokens + texts[t].extra + texts[t].summary
@@ -111,12 +104,11 @@ def _show_slices(
     chosen: list[dict[int, int]],
     rest: int,
     recipe: FocusRecipe,
-) -> int:
-    """Spends ``rest`` on slices of what is not shown as text; where no text is shown at all, at any ratio that has room. Returns what is
-    left."""
+) -> None:
+    """Spends ``rest`` on slices of what is not shown as text; where no text is shown at all, at any ratio that has room."""
     nothing = not any(chosen)
     if rest < 1 or not (recipe.finest or nothing):
-        return rest
+        return
     left: list[int] = []
     allowed: list[Sequence[int]] = []
     costs: list[list[int]] = []
@@ -129,10 +121,8 @@ def _show_slices(
         allowed.append(ratios)
         costs.append([-(-texts[t].spans[s].n_tokens // ratio) for ratio in ratios])
     if not left or min(map(min, costs)) > rest:
-        return rest
+        return
     for i, ratios, form in zip(left, allowed, spend(rest, costs, [None] * len(left)), strict=True):
         if form is not None:
             t, s = places[i]
             chosen[t][s] = ratios[form]
-            rest -= -(-texts[t].spans[s].n_tokens // ratios[form])
-    return rest

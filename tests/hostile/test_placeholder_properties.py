@@ -11,11 +11,11 @@ from urllib.parse import unquote
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lloco_integrations.show.groups import Choice
 
 from lloco_integrations import placeholder
 from lloco_integrations.engine import _spoken
 from lloco_integrations.errors import LLoCOError
+from lloco_integrations.show.groups import Choice
 from lloco_integrations.types import Generation, GenerationChunk, Usage
 
 KEY = "abcdefghijklmnopqrstuvwxya"

@@ -26,6 +26,7 @@ def spanned(*lengths: int, ratios: tuple[int, ...] = (2, 4, 8, 16, 32), extra: i
 def test_the_best_spans_stand_as_text_while_there_is_room() -> None:
     texts = [spanned(10, 20, 10), spanned(10, 10)]
     assert focus(texts, [0.1, 0.9, 0.5, 0.8, 0.2], 32, TEXT_ONLY) == [{1: AS_TEXT}, {0: AS_TEXT}]
+    assert focus(texts, [0.1, 0.8, 0.5, 0.9, 0.2], 29, TEXT_ONLY) == [{}, {0: AS_TEXT}], "what has no room is not replaced by scraps"
     assert focus(texts, [0.1, 0.9, 0.5, 0.8, 0.2], 60, TEXT_ONLY) == [{0: AS_TEXT, 1: AS_TEXT, 2: AS_TEXT}, {0: AS_TEXT, 1: AS_TEXT}]
 
 
@@ -39,11 +40,13 @@ def test_a_share_goes_to_slices_coarse_first_and_then_finer_from_the_best() -> N
     assert chosen[0][1] == AS_TEXT, "the best span is text even where it takes more than the share"
     assert chosen[0][2] in (4, 8)
     assert chosen[0][0] >= chosen[0][2]
+    none = focus([spanned(16, 16, 16)], [0.2, 0.9, 0.5], 24, FocusRecipe(text_share=0.0, finest=2))
+    assert AS_TEXT not in none[0].values()
 
 
 def test_what_a_text_costs_besides_is_paid_once_and_only_if_it_is_shown() -> None:
     texts = [spanned(10, 10, extra=15), spanned(10, 10, extra=15)]
-    assert focus(texts, [0.9, 0.5, 0.8, 0.1], 36, TEXT_ONLY) == [{0: AS_TEXT, 1: AS_TEXT}, {}]
+    assert focus(texts, [0.9, 0.8, 0.5, 0.1], 36, TEXT_ONLY) == [{0: AS_TEXT, 1: AS_TEXT}, {}]
 
 
 def test_a_summary_that_cannot_be_sliced_is_paid_with_the_first_span() -> None:

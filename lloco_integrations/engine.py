@@ -150,8 +150,8 @@ class Engine:
             texts: blank ones stand for themselves.
             question: what the prompt will ask; None, or blank, where that is not known.
             focus: "question", or "none".
-            ratio: positions that all texts together take: one for so many of their tokens; None is the model's own (8 where it has none).
-                Without a question one of the model's ratios, for each text; None is the finest.
+            ratio: positions that all texts together take: one for so many of their tokens, but enough to show something; None is the
+                model's own (8 where it has none). Without a question one of the model's ratios, for each text; None is the finest.
             token_budget: positions that all texts together take, at most, in place of ``ratio``.
             scores: how well each text fits the question; higher is better, None is the lowest; without them the first is the best.
             extra: positions that each text costs besides, such as its title; counted against ``token_budget`` only.
@@ -170,7 +170,7 @@ class Engine:
             raise BadInput("token_budget decides what each text costs; leave ratio out, or leave token_budget out")
         if ratio is not None and ratio < 1:
             raise BadInput(f"ratio is {ratio}; give 1 or more source tokens for each position")
-        asked = question if focus == "question" and question is not None and question.strip() else None
+        asked = asked_of(question, focus)
         recipe = FocusRecipe.of(self.model.focus)
         elastic = self.model.spec.is_elastic
         raw = range(len(texts)) if asked is not None and elastic and not recipe.finest else ()
@@ -322,6 +322,11 @@ class Engine:
             raise IncompatibleSummary(
                 f"ratio {ratio} is not one that {self.model_name} reads; use one of {', '.join(map(str, spec.ratios))}"
             )
+
+
+def asked_of(question: str | None, focus: Focus) -> str | None:
+    """The question that decides how texts are shown; None where none does."""
+    return question if focus == "question" and question is not None and question.strip() else None
 
 
 @functools.cache

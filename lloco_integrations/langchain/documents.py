@@ -11,7 +11,7 @@ from langchain_core.embeddings import Embeddings
 from pydantic import Field, model_validator
 
 from lloco_integrations.embedding import Embedder, Wrapped
-from lloco_integrations.engine import Focus, OnMiss
+from lloco_integrations.engine import Focus, OnMiss, asked_of
 from lloco_integrations.errors import BadInput
 from lloco_integrations.langchain.fields import EngineFields
 from lloco_integrations.placeholder import neutralise
@@ -59,12 +59,13 @@ class CompressionFields(EngineFields):
     of the summaries around them as far as the model's vectors earn it (docs/elastic.md). A document of which nothing is shown is left out.
 
     Attributes:
-        ratio: all documents together take one position for so many of their tokens; None is the model's own, 8 for the default model.
-            With ``focus="none"``, source tokens per vector of each document: one of the model's ratios, None is the finest.
+        ratio: all documents together take one position for so many of their tokens, but enough to show something; None is the model's
+            own, 8 for the default model. With ``focus="none"``, source tokens per vector of each document: one of the model's ratios, None
+            is the finest.
         token_budget: most positions that all contents may take together, in place of ``ratio``.
         focus: "question", or "none": each document in one form, whatever is asked.
-        embeddings: ranks sentences, beside their words: LangChain Embeddings, or None for words alone; "auto" is the vector store's own,
-            where there is one, else MiniLM if sentence-transformers is installed.
+        embeddings: ranks sentences, beside their words: LangChain Embeddings, or None for words alone; "auto" is, for a retriever, that of
+            the vector store behind it, where there is one, else MiniLM if sentence-transformers is installed.
         on_miss: for a text whose summary is wanted and not in the store: "compress" it now, hand on its "text", or "raise" PlaceholderError.
         group_key: name of the metadata entry that holds a document's adapter group, which is kept in the store: where documents are
             of several groups, a model answers with the adapter of the one with most of the ranks (1, 1/2, 1/3, ...).
@@ -95,8 +96,8 @@ class CompressionFields(EngineFields):
         """Copies of ``documents``, in order, with what stands for them in a prompt that asks ``question`` as content.
 
         In the metadata, ``lloco_text`` is the text, ``lloco_positions`` what the content costs in a prompt, ``lloco_tokens`` what the text
-        would cost, and ``lloco_shown`` which characters of it are shown as text, pairs of from, up to. Everything else in the metadata is
-        kept, save that what looks like a placeholder in it is made harmless.
+        would cost, and, where the question decided, ``lloco_shown`` which characters of it are shown as text, pairs of from, up to.
+        Everything else in the metadata is kept, save that what looks like a placeholder in it is made harmless.
         Compressing the outcome again is the same as compressing the originals.
         """
         documents = listed(documents, "documents", Document)
@@ -116,17 +117,23 @@ class CompressionFields(EngineFields):
             on_miss=self.on_miss,
             embedder=self._embedder(),
         )
-        return [_replaced(d, text, m) for d, text, m in zip(documents, texts, made, strict=True) if m is not None]
+        marked = asked_of(question, self.focus) is not None
+        return [_replaced(d, text, m, marked) for d, text, m in zip(documents, texts, made, strict=True) if m is not None]
 
     def _embedder(self) -> Embedder | Literal["auto"] | None:
         """What ranks sentences."""
-        chosen = getattr(getattr(self, "vectorstore", None), "embeddings", None) if self.embeddings == "auto" else self.embeddings
+        chosen = self._own_embeddings() if self.embeddings == "auto" else self.embeddings
         if chosen is None:
             return "auto" if self.embeddings == "auto" else None
         if not isinstance(chosen, Embeddings):
             raise BadInput(f"embeddings is a {type(chosen).__name__}; give LangChain Embeddings, None for words alone, or leave it out")
-        name = next((str(n) for n in (getattr(chosen, "model", None), getattr(chosen, "model_name", None)) if isinstance(n, str)), "")
-        return Wrapped(f"langchain:{type(chosen).__name__}:{name}", chosen.embed_documents, chosen.embed_query)
+        named = (n for n in (getattr(chosen, "model", None), getattr(chosen, "model_name", None)) if isinstance(n, str))
+        name = f"langchain:{type(chosen).__name__}:{next(named, id(chosen))}"
+        return Wrapped(name, chosen.embed_documents, chosen.embed_query)
+
+    def _own_embeddings(self) -> Embeddings | None:
+        """The application's own, where they can be told."""
+        return None
 
     def _whole(self, passages: Sequence[Document]) -> list[Document]:
         """The documents that ``passages`` vote for. A passage without ``id_key`` stands for itself. Raises BadInput for a missing one."""
@@ -163,12 +170,13 @@ class CompressionFields(EngineFields):
         return None if group is None else str(group)
 
 
-def _replaced(document: Document, text: str, made: Shown) -> Document:
+def _replaced(document: Document, text: str, made: Shown, marked: bool) -> Document:
     metadata = {
-        **plain({k: v for k, v in document.metadata.items() if k != TEXT_KEY}),
+        **plain({k: v for k, v in document.metadata.items() if k not in (TEXT_KEY, SHOWN_KEY)}),
         TEXT_KEY: SourceText(text),
         POSITIONS_KEY: made.n_positions,
         TOKENS_KEY: made.n_tokens,
-        SHOWN_KEY: [list(stretch) for stretch in made.as_text],
     }
+    if marked:
+        metadata[SHOWN_KEY] = [list(stretch) for stretch in made.as_text]
     return document.model_copy(update={"page_content": made.content, "metadata": metadata, "id": plain(document.id)})

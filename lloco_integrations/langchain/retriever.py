@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, run_in_executor
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
@@ -59,6 +60,11 @@ class LLoCORetriever(CompressionFields, BaseRetriever):
         source, wanted = self._source(), self._wanted(k)
         found = await source.ainvoke(query, {"callbacks": run_manager.get_child()}, **self._arguments(source, wanted), **kwargs)
         return await run_in_executor(None, self.compress, found[:wanted], query)
+
+    def _own_embeddings(self) -> Embeddings | None:
+        store = self.vectorstore if self.vectorstore is not None else getattr(self.retriever, "vectorstore", None)
+        found = getattr(store, "embeddings", None)
+        return found if isinstance(found, Embeddings) else None
 
     def _source(self) -> Runnable[str, list[Document]]:
         if self.vectorstore is None:

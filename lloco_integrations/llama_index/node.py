@@ -36,14 +36,15 @@ class LLoCONode(TextNode):
         return cls(**fields, text=node.get_content(MetadataMode.NONE), llm_text=llm_text)
 
     @classmethod
-    def showing(cls, node: BaseNode, shown: Shown) -> LLoCONode:
-        """As ``from_node``, with ``shown`` as the LLM's view, and what of it is text under ``lloco_shown`` in the metadata."""
+    def showing(cls, node: BaseNode, shown: Shown, *, marked: bool = False) -> LLoCONode:
+        """As ``from_node``, with ``shown`` as the LLM's view. ``marked``: put what of it is text under ``lloco_shown`` into the metadata."""
         made = cls.from_node(node, shown.content)
-        if not shown.as_text:
-            return made
-        made.metadata = {**made.metadata, SHOWN_KEY: [list(stretch) for stretch in shown.as_text]}
-        made.excluded_llm_metadata_keys = [*made.excluded_llm_metadata_keys, SHOWN_KEY]
-        made.excluded_embed_metadata_keys = [*made.excluded_embed_metadata_keys, SHOWN_KEY]
+        made.metadata = {k: v for k, v in made.metadata.items() if k != SHOWN_KEY}  # of what was shown before
+        hidden = [SHOWN_KEY] if marked else []
+        made.excluded_llm_metadata_keys = [k for k in made.excluded_llm_metadata_keys if k != SHOWN_KEY] + hidden
+        made.excluded_embed_metadata_keys = [k for k in made.excluded_embed_metadata_keys if k != SHOWN_KEY] + hidden
+        if marked:
+            made.metadata[SHOWN_KEY] = [list(stretch) for stretch in shown.as_text]
         return made
 
     @property

@@ -28,7 +28,9 @@ def pack(texts: Sequence[str], room: int, cost: Cost) -> list[str]:
 
 
 def split(text: str, room: int, cost: Cost) -> list[str]:
-    """``text`` in pieces that cost at most ``room``, cut between words and placeholders. Its votes go with every piece.
+    """``text`` in pieces that cost at most ``room``, cut between words and placeholders.
+
+    Its votes go with every piece, so that each tells the groups; what they say is not shown is told once, by the last piece.
 
     Raises PromptTooLong for a placeholder that costs more, PlaceholderError for a broken one.
     """
@@ -47,9 +49,10 @@ def split(text: str, room: int, cost: Cost) -> list[str]:
             atoms.append((str(part), n))
         else:
             atoms.extend(atom for word in _WORD.findall(part) for atom in _fitting(word, room, cost))
-    pieces = (piece.strip() for piece in _greedy(atoms, room, "", 0))
-    ending = "".join(placeholder.vote(vote.key, vote.weight) for vote in votes)
-    return [piece + ending for piece in pieces if piece]
+    pieces = [piece for joined in _greedy(atoms, room, "", 0) if (piece := joined.strip())]
+    groups = "".join(placeholder.vote(vote.key, vote.weight) for vote in votes)
+    told = "".join(placeholder.vote(vote.key, vote.weight, vote.omitted) for vote in votes)
+    return [piece + (told if i == len(pieces) - 1 else groups) for i, piece in enumerate(pieces)]
 
 
 def _fitting(word: str, room: int, cost: Cost) -> Iterator[tuple[str, int]]:

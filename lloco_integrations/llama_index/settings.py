@@ -13,8 +13,8 @@ from lloco_integrations.llama_index.prompt_helper import LLoCOPromptHelper
 class PositionTokenizer:
     """A tokenizer for LlamaIndex's counters and splitters: as many numbers as the text has true positions.
 
-    Ordinary text gives its token ids; a placeholder of the LLM's store is as many zeros as it has vectors. What only looks like a
-    placeholder counts as text: while documents are split, nothing is wrong with that.
+    Ordinary text gives its token ids; a placeholder of the LLM's store is as many zeros as it has vectors, and a vote is nothing. What
+    only looks like a placeholder counts as text: while documents are split, nothing is wrong with that.
     """
 
     def __init__(self, llm: LLoCOLLM) -> None:
@@ -22,6 +22,7 @@ class PositionTokenizer:
 
     def __call__(self, text: str) -> list[int]:
         engine = self.llm.engine
+        text = placeholder.split_votes(text)[0]
         if not placeholder.count(text):
             return engine.model.text_ids(text) if text.strip() else [0] * min(1, len(text))
         try:

@@ -61,9 +61,9 @@ class Wired(BaseComponent):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        held = (state.get("__pydantic_private__") or {}).get("_store")
-        if held is not None:
-            self._store = held
+        for name, held in (state.get("__pydantic_private__") or {}).items():  # LlamaIndex makes the object anew, of its fields alone
+            if held is not None:
+                setattr(self, name, held)
 
 
 def _held(store: Any) -> tuple[Any, Secret | None]:

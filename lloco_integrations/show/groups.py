@@ -38,13 +38,18 @@ def weights(groups: Sequence[str | None], scores: Sequence[float | None]) -> lis
 def shares(marks: Sequence[Placeholder], infos: Iterable[EntryInfo | None]) -> dict[str, float]:
     """The share of each group in a prompt with ``marks``, the largest first; ``infos`` describe their entries.
 
-    A text counts its placeholder's weight; if no placeholder has one, its source tokens. Texts without a group do not count.
+    A text counts its placeholder's weight; if no placeholder has one, its source tokens. It counts once, however many slices of it are
+    shown. Texts without a group do not count.
     """
     weighed = any(mark.weight is not None for mark in marks)
-    sums: dict[str, float] = defaultdict(float)
+    counted: dict[str, tuple[str, int]] = {}
     for mark, info in zip(marks, infos, strict=True):
         if info is not None and info.group is not None:
-            sums[info.group] += (mark.weight or 0) if weighed else info.n_tokens
+            value = (mark.weight or 0) if weighed else info.n_tokens
+            counted[mark.key] = (info.group, max(value, counted.get(mark.key, ("", 0))[1]))
+    sums: dict[str, float] = defaultdict(float)
+    for group, value in counted.values():
+        sums[group] += value
     total = sum(sums.values())
     ordered = sorted(sums.items(), key=lambda item: -item[1])
     return {group: value / total for group, value in ordered} if total else {}

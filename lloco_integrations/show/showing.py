@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from lloco_integrations.errors import BadInput
 from lloco_integrations.show import spans as spanning
 from lloco_integrations.show.budget import spend
-from lloco_integrations.show.forms import Entry, Shown, TextIds, as_spans, as_summary, as_text
+from lloco_integrations.show.forms import AS_TEXT, Entry, Shown, TextIds, as_spans, as_summary, as_text
 from lloco_integrations.show.policy import FocusRecipe, Spanned, focus
 from lloco_integrations.show.scoring import Candidates, ranks
 from lloco_integrations.show.spans import Span
@@ -31,7 +31,8 @@ _SHORTEST = 24
 
 @dataclass(frozen=True)
 class Spending:
-    """A budget and how to spend it: ``token_budget`` positions, or one for ``ratio`` tokens of the texts; ``extra`` as in Spanned."""
+    """A budget and how to spend it: ``token_budget`` positions, or one for ``ratio`` tokens of the texts, but enough to show something;
+    ``extra`` as in Spanned."""
 
     token_budget: int | None
     ratio: int
@@ -110,6 +111,10 @@ def focused(
     ranked = ranks(how.scorer.score(question, candidates))
     of_text = [j for j, text in enumerate(texts) for _ in text.spans]
     fits = [1 / (_FUSED + rank) + 0.5 / (_FUSED + 3 * place[j]) for rank, j in zip(ranked, of_text, strict=True)]
+    tokens, positions = _best_alone([entries[i] for i in asked], texts, fits, prompter.text_ids)
+    if how.token_budget is None and not any(text.ratios for text in texts):  # nobody asked for so few positions, and no slice fits them
+        budget = max(budget, tokens, positions)
+    lowest = tokens if tokens <= budget else 1
     room = budget
     while True:
         chosen = focus(texts, fits, room, how.recipe)
@@ -121,12 +126,23 @@ def focused(
                 made = as_spans(entries[i], texts[j].spans, chosen[j], weights[i], prompter.text_ids, whole_summary=in_front)
                 cost += made.n_positions + texts[j].extra
                 shown[i] = made
-        if cost <= budget or room <= cost - budget:
+        if cost <= budget or room <= lowest:
             break
-        room -= cost - budget  # neutralised or cut text takes other tokens than it does in its place
+        room = max(lowest, room - (cost - budget))  # neutralised or cut text takes other tokens than it does in its place
     if cost > budget:
         raise BadInput(f"a budget of {budget} positions has no room for any part of {len(asked)} texts: the least takes {cost}; raise it")
     return shown
+
+
+def _best_alone(entries: Sequence[Entry], texts: Sequence[Spanned], fits: Sequence[float], text_ids: TextIds) -> tuple[int, int]:
+    """What the best span of all costs if nothing else is shown: in tokens of the source, as ``focus`` reckons, and in positions."""
+    places = [(j, s) for j, text in enumerate(texts) for s in range(len(text.spans))]
+    if not places:
+        return 0, 0
+    j, s = places[max(range(len(fits)), key=lambda at: (fits[at], -at))]
+    text = texts[j]
+    alone = as_spans(entries[j], text.spans, {s: AS_TEXT}, None, text_ids, whole_summary=bool(text.summary))
+    return text.spans[s].n_tokens + text.extra + text.summary, alone.n_positions + text.extra
 
 
 def _known(score: float | None) -> float:

@@ -86,7 +86,7 @@ def test_a_branch_without_retrieval_asks_nobody(retriever: LLoCORetriever, chat:
 
 
 def test_two_retrievers_feed_one_prompt(named: dict[str, Any], retriever: LLoCORetriever, chat: ChatLLoCO) -> None:
-    coarse = LLoCORetriever(**named, vectorstore=vector_store(), k=1, ratio=16)
+    coarse = LLoCORetriever(**named, vectorstore=vector_store(), k=1, ratio=16, focus="none")
     prompt = ChatPromptTemplate.from_template("{fine}\n--\n{coarse}\n{question}")
     both = {"fine": retriever | joined, "coarse": coarse | joined, "question": RunnablePassthrough()} | prompt | chat
     with engine_calls("generate") as calls:

@@ -49,7 +49,7 @@ async def test_a_field_is_set_at_run_time(kind: Any, named: dict[str, Any], adap
 
 
 def test_a_field_of_a_step_deep_in_a_chain(named: dict[str, Any], chat: ChatLLoCO) -> None:
-    retriever = LLoCORetriever(**named, vectorstore=vector_store(), k=2).configurable_fields(
+    retriever = LLoCORetriever(**named, vectorstore=vector_store(), k=2, focus="none").configurable_fields(
         ratio=ConfigurableField(id="ratio"), k=ConfigurableField(id="k")
     )
     chain = asking(retriever, chat)
@@ -129,7 +129,7 @@ async def test_a_rate_limiter_is_waited_for(kind: Any, named: dict[str, Any]) ->
 @BOTH
 async def test_fallbacks_of_a_chain_take_the_text_instead(kind: Any, named: dict[str, Any], retriever: LLoCORetriever) -> None:
     """Where a summary is not in the store and must not be made now, the chain falls back to the plain retriever."""
-    strict = LLoCORetriever(**named, vectorstore=vector_store(), k=1, on_miss="raise")
+    strict = LLoCORetriever(**named, vectorstore=vector_store(), k=1, on_miss="raise", focus="none")
     plain = vector_store().as_retriever(search_kwargs={"k": 1})
     model = kind(**named, max_tokens=4)
     chain = asking(strict, model).with_fallbacks([asking(plain, model)], exceptions_to_handle=(PlaceholderError,))

@@ -77,7 +77,7 @@ def test_where_the_text_would_be_collapsed_summaries_are_not(named: dict[str, An
 def test_documents_are_dropped_by_the_cost_of_their_vectors(kind: Any, named: dict[str, Any], compressor: LLoCODocumentCompressor) -> None:
     model, found = kind(**named), compressor.compress(documents())
     limit = vectors(found[:3])
-    ours = LLoCORetriever(**named, vectorstore=vector_store(), k=4)
+    ours = LLoCORetriever(**named, vectorstore=vector_store(), k=4, focus="none")
     sourced = RetrievalQAWithSourcesChain(
         combine_documents_chain=stuffing(model), retriever=ours, reduce_k_below_max_tokens=True, max_tokens_limit=limit
     )

@@ -63,7 +63,7 @@ def test_ratio(named: dict[str, Any]) -> None:
     assert coarse.page_content.endswith("@16|>")
     assert fine.metadata["lloco_positions"] > 3 * coarse.metadata["lloco_positions"]
     with pytest.raises(IncompatibleSummary, match="ratio 5"):
-        LLoCODocumentCompressor(**named, ratio=5).compress(documents())
+        LLoCODocumentCompressor(**named, focus="none", ratio=5).compress(documents())
 
 
 def test_miss_policies(named: dict[str, Any]) -> None:
@@ -139,11 +139,13 @@ async def test_async_is_the_same(retriever: LLoCORetriever, compressor: LLoCODoc
 
 
 def test_k(named: dict[str, Any]) -> None:
-    over = LLoCORetriever(**named, vectorstore=vector_store(), k=3, search_kwargs={"filter": lambda d: d.metadata["source"] != "0.txt"})
+    over = LLoCORetriever(
+        **named, vectorstore=vector_store(), k=3, focus="none", search_kwargs={"filter": lambda d: d.metadata["source"] != "0.txt"}
+    )
     assert TEXTS[0] not in [original_text(d) for d in over.invoke(QUERY)]
     assert len(over.invoke(QUERY)) == 3
     assert len(over.invoke(QUERY, k=1)) == 1
-    function = LLoCORetriever(**named, retriever=RunnableLambda(lambda query: documents()), k=2)
+    function = LLoCORetriever(**named, retriever=RunnableLambda(lambda query: documents()), k=2, focus="none")
     assert [d.id for d in function.invoke(QUERY)] == ["d0", "d1"]
     assert len(function.invoke(QUERY, k=3)) == 3
     with pytest.raises(BadInput, match="at least one"):

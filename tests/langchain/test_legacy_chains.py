@@ -37,7 +37,7 @@ def names(wide: str, store_url: str) -> dict[str, Any]:
 
 @pytest.fixture
 def four(names: dict[str, Any]) -> LLoCORetriever:
-    return LLoCORetriever(**names, vectorstore=vector_store(), k=4)
+    return LLoCORetriever(**names, vectorstore=vector_store(), k=4, focus="none")
 
 
 def settings(chain_type: str) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def test_sources_come_back_with_their_text(kind: Any, names: dict[str, Any], fou
 
 
 def test_a_follow_up_is_rephrased_before_it_is_looked_up(names: dict[str, Any]) -> None:
-    retriever = LLoCORetriever(**names, vectorstore=vector_store(), k=1)
+    retriever = LLoCORetriever(**names, vectorstore=vector_store(), k=1, focus="none")
     ask = ConversationalRetrievalChain.from_llm(ChatLLoCO(**names), retriever, return_source_documents=True, return_generated_question=True)
     with scripted("Where are the tide tables of the harbour master?", "In a green cupboard.") as asked:
         result = ask.invoke({"question": "And where are they?", "chat_history": [(QUESTION, "On Tuesdays.")]})

@@ -113,7 +113,7 @@ SYNC_ONLY = ("rephrase",)  # LangChain's own raises NotImplementedError when it 
 @pytest.mark.parametrize("name", SOURCES)
 async def test_around_any_retriever_the_same_documents_come_in_the_same_order(name: str, named: dict[str, Any], chat: ChatLLoCO) -> None:
     source = SOURCES[name](chat)
-    over = LLoCORetriever(**named, retriever=source)
+    over = LLoCORetriever(**named, retriever=source, focus="none")
     with scripted(f"{QUERY}\nthe lantern room"):
         plain, made = source.invoke(QUERY), over.invoke(QUERY)
         awaited = made if name in SYNC_ONLY else await over.ainvoke(QUERY)
@@ -130,7 +130,7 @@ async def test_around_any_retriever_the_same_documents_come_in_the_same_order(na
 def test_a_passage_that_fits_brings_the_summary_of_its_whole_document(name: str, named: dict[str, Any], chat: ChatLLoCO) -> None:
     source = SOURCES[name](chat)
     passages = source.vectorstore.similarity_search(QUERY, k=1)  # type: ignore[attr-defined]
-    best = LLoCORetriever(**named, retriever=source, k=1).invoke(QUERY)[0]
+    best = LLoCORetriever(**named, retriever=source, k=1, focus="none").invoke(QUERY)[0]
     assert passages[0].page_content != original_text(best) == TEXTS[0]
     assert best.metadata["lloco_tokens"] == len(TEXTS[0]), "one token a character in the tiny model"
 
@@ -152,7 +152,7 @@ async def test_an_ensemble_with_id_key_hands_on_one_view_of_a_document(retriever
 
 
 def test_an_ensemble_of_ours_alone_needs_no_key(named: dict[str, Any], retriever: LLoCORetriever) -> None:
-    found = EnsembleRetriever(retrievers=[retriever, LLoCORetriever(**named, retriever=Words())]).invoke(QUERY)
+    found = EnsembleRetriever(retrievers=[retriever, LLoCORetriever(**named, retriever=Words(), focus="none")]).invoke(QUERY)
     assert len({d.page_content for d in found}) == len(found)
     assert all(marks(d.page_content) for d in found)
 
@@ -222,5 +222,5 @@ def test_what_a_docstore_gives_back_is_untouched(named: dict[str, Any]) -> None:
     """A ParentDocumentRetriever over an in-memory docstore hands out its own objects."""
     source = parents()
     before = json.dumps([d.model_dump() for d in source.invoke(QUERY)])
-    LLoCORetriever(**named, retriever=source).invoke(QUERY)
+    LLoCORetriever(**named, retriever=source, focus="none").invoke(QUERY)
     assert json.dumps([d.model_dump() for d in source.invoke(QUERY)]) == before

@@ -1,4 +1,8 @@
-"""The standard suite of langchain-tests for retrievers, unmodified: over a vector store and over another retriever."""
+"""The standard suite of langchain-tests for retrievers, unmodified: over a vector store and over another retriever.
+
+It asks for as many documents as it wants to see. With a question in focus, those of which nothing is shown are left out, so there it is
+given room for all.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ class TestOverVectorStore(RetrieversIntegrationTests):
 
     @property
     def retriever_constructor_params(self) -> dict[str, Any]:
-        return {**self.names, "vectorstore": vector_store()}
+        return {**self.names, "vectorstore": vector_store(), "focus": "none"}
 
     @property
     def retriever_query_example(self) -> str:
@@ -33,4 +37,16 @@ class TestOverVectorStore(RetrieversIntegrationTests):
 class TestOverRetriever(TestOverVectorStore):
     @property
     def retriever_constructor_params(self) -> dict[str, Any]:
-        return {**self.names, "retriever": vector_store().as_retriever()}
+        return {**self.names, "retriever": vector_store().as_retriever(), "focus": "none"}
+
+
+class TestFocused(TestOverVectorStore):
+    @property
+    def retriever_constructor_params(self) -> dict[str, Any]:
+        return {**self.names, "vectorstore": vector_store(), "token_budget": 4000}
+
+
+class TestFocusedOverRetriever(TestOverVectorStore):
+    @property
+    def retriever_constructor_params(self) -> dict[str, Any]:
+        return {**self.names, "retriever": vector_store().as_retriever(), "ratio": 1}

@@ -24,6 +24,10 @@ TEXTS = [
 ]
 
 
+SLICING = {"text_share": 0.4, "finest": 4}
+"""A recipe that shows text and slices, also of short texts."""
+
+
 class HashEmbedding(BaseEmbedding):
     """Counts of hashed words: deterministic, offline, and near texts share words."""
 
@@ -60,9 +64,18 @@ def llm(tiny_model: str, store_url: str) -> LLoCOLLM:
     return LLoCOLLM(tiny_model, store=store_url, max_new_tokens=6)
 
 
-@pytest.fixture
-def post(tiny_model: str, store_url: str) -> LLoCOPostprocessor:
-    return LLoCOPostprocessor(tiny_model, store=store_url, focus="none")
+@pytest.fixture(params=["none", "question"])
+def post(request: pytest.FixtureRequest, tiny_model: str, store_url: str, monkeypatch: pytest.MonkeyPatch) -> LLoCOPostprocessor:
+    """One summary a node, or text and slices of several nodes' summaries, none of them left out."""
+    if request.param == "none":
+        return LLoCOPostprocessor(tiny_model, store=store_url, focus="none")
+    made = LLoCOPostprocessor(tiny_model, store=store_url, ratio=2)
+    monkeypatch.setattr(made.engine.model, "focus", SLICING)
+    return made
+
+
+whole_summaries = pytest.mark.parametrize("post", ["none"], indirect=True)
+"""For tests that are about summaries that stand for whole nodes."""
 
 
 @pytest.fixture

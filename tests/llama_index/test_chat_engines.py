@@ -142,7 +142,7 @@ async def test_a_token_limit_forgets_old_turns_by_true_positions(how: str, insta
 
 @pytest.mark.parametrize("how", WAYS)
 async def test_errors_of_a_turn_come_through(how: str, index: VectorStoreIndex, installed: LLoCOLLM, tiny_model: str) -> None:
-    elsewhere = LLoCOPostprocessor(tiny_model, store="memory://")
+    elsewhere = LLoCOPostprocessor(tiny_model, store="memory://", focus="none")
     engine = ContextChatEngine.from_defaults(retriever=index.as_retriever(), node_postprocessors=[elsewhere], llm=installed)
     with pytest.raises(PlaceholderError, match="does not hold"):
         await say(engine, how, QUESTION)

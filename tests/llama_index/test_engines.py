@@ -26,13 +26,17 @@ from llama_index.core.tools import QueryEngineTool, ToolMetadata
 from lloco_integrations.errors import PlaceholderError
 from lloco_integrations.llama_index import LLoCOLLM, LLoCOPostprocessor
 
-from .conftest import TEXTS
+from .conftest import TEXTS, whole_summaries
 from .scripted import script
-from .test_pipelines import HOSTILE, check_sources, expected, marks
+from .test_pipelines import HOSTILE, check_sources, expected, marks, seen
 
 WAYS = ["query", "aquery", "stream", "astream"]
 every_way = pytest.mark.parametrize("how", WAYS)
 LAMPS, HARBOUR = "lamps of the keeper", "ships of the harbour"
+HARBOURS = [
+    "Ships leave at dawn. They come back in the evening, deep in the water.",
+    "The harbour is deep. A wall of old stones shelters it.",
+]
 
 
 async def ask(engine: BaseQueryEngine, how: str, question: str) -> tuple[str, Any]:
@@ -46,7 +50,7 @@ async def ask(engine: BaseQueryEngine, how: str, question: str) -> tuple[str, An
 
 @pytest.fixture
 def harbours() -> VectorStoreIndex:
-    return VectorStoreIndex([TextNode(id_=f"h{i}", text=t) for i, t in enumerate(["Ships leave at dawn.", "The harbour is deep."])])
+    return VectorStoreIndex([TextNode(id_=f"h{i}", text=t) for i, t in enumerate(HARBOURS)])
 
 
 @pytest.fixture
@@ -159,7 +163,7 @@ async def test_sub_questions(
     assert sorted(marks(prompts)) == sorted(want)
     assert "Sub question: Who is Ilse?\nResponse: The keeper." in prompts[-1]
     assert "Sub question: How deep?\nResponse: Very." in prompts[-1]
-    assert {n.text for n in response.source_nodes} > {*TEXTS[:1], "The harbour is deep."}
+    assert {n.text for n in response.source_nodes} > {TEXTS[0], HARBOURS[1]}
 
 
 @pytest.mark.parametrize("how", ["query"])
@@ -184,7 +188,8 @@ async def test_hyde(
     engine = TransformQueryEngine(inner, HyDEQueryTransform(include_original=False))
     _, response = await ask(engine, how, "When is it cold?")
     assert [n.text for n in response.source_nodes] == [TEXTS[1]]
-    assert marks(prompts) == expected(index, post, TEXTS[1], 1)[1]
+    found, _ = expected(index, post, TEXTS[1], 1)
+    assert marks(prompts) == seen(post, found, "When is it cold?"), "found by the answer made up, shown for the question"
     assert "When is it cold?" in prompts[1]
 
 
@@ -228,6 +233,7 @@ async def test_citations_read_summaries_with_the_metadata_mode_of_the_llm(
 
 
 @pytest.mark.parametrize(("size", "whole"), [(48, True), (24, False)])
+@whole_summaries
 def test_citation_chunks_have_room_for_a_placeholder_or_are_refused(
     size: int, whole: bool, installed: LLoCOLLM, post: LLoCOPostprocessor, prompts: list[str]
 ) -> None:

@@ -135,7 +135,7 @@ def test_persist_and_reload(step: LLoCOCompress, installed: LLoCOLLM, post: LLoC
     first, second = (i.as_query_engine(node_postprocessors=[post]).query("Carrow") for i in (index, again))
     assert str(first) == str(second)
     assert prompts[0] == prompts[1]
-    assert placeholder.count(prompts[0]) == 2
+    assert placeholder.count(prompts[0]) >= 2
 
 
 def test_an_index_of_compressed_nodes_works_too(

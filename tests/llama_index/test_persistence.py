@@ -31,7 +31,7 @@ from lloco_integrations.llama_index import (
 )
 from lloco_integrations.store import SummaryStore
 
-from .conftest import TEXTS, HashEmbedding
+from .conftest import TEXTS, HashEmbedding, whole_summaries
 from .test_ingestion import compressed, documents, step
 from .test_pipelines import marks
 
@@ -81,6 +81,7 @@ def test_a_persisted_pipeline_is_a_cache_hit_in_the_next_process(step: LLoCOComp
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
+@whole_summaries
 async def test_a_changed_document_brings_its_new_summary_and_takes_the_old_node_away(
     asynchronous: bool, step: LLoCOCompress, installed: LLoCOLLM, post: LLoCOPostprocessor, compressed: list[str], prompts: list[str]
 ) -> None:
@@ -106,6 +107,7 @@ async def test_a_changed_document_brings_its_new_summary_and_takes_the_old_node_
     assert {n.text for n in response.source_nodes} == {TEXTS[0], TEXTS[2], changed[1].text}
 
 
+@whole_summaries
 def test_upserts_and_deletes_of_an_index(installed: LLoCOLLM, post: LLoCOPostprocessor, step: LLoCOCompress, prompts: list[str]) -> None:
     Settings.transformations = placed(step)[:2]
     index = VectorStoreIndex.from_documents(documents())

@@ -26,7 +26,7 @@ from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters
 
 from lloco_integrations.llama_index import LLoCOLLM, LLoCOPostprocessor, LLoCORetriever
 
-from .conftest import TEXTS
+from .conftest import TEXTS, whole_summaries
 from .scripted import script
 from .test_pipelines import check_sources, marks
 
@@ -62,7 +62,7 @@ OTHERS: dict[str, Callable[[list[TextNode]], BaseNodePostprocessor]] = {
 
 
 def seen_by_the_llm(post: LLoCOPostprocessor, nodes: list[NodeWithScore]) -> list[str]:
-    return marks([n.get_content(MetadataMode.LLM) for n in post.postprocess_nodes(nodes)])
+    return marks([n.get_content(MetadataMode.LLM) for n in post.postprocess_nodes(nodes, query_str=QUESTION)])
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -81,6 +81,7 @@ async def test_other_postprocessors_do_before_and_after_what_they_do_alone(
     assert not any(text in prompts[0] for text in TEXTS)
 
 
+@whole_summaries
 def test_what_is_added_after_ours_is_raw_text_unless_ours_comes_again(
     nodes: list[TextNode], installed: LLoCOLLM, post: LLoCOPostprocessor, prompts: list[str]
 ) -> None:

@@ -34,7 +34,11 @@ pytestmark = [
 @pytest.fixture
 def ours(tiny_model: str, store_url: str) -> Ours:
     named: dict[str, Any] = {"model": tiny_model, "store": store_url, "dtype": "float32"}
-    return Ours(LLoCOLLM(**named, max_new_tokens=4), LLoCOPostprocessor(**named), LLoCOPostprocessor(**named, on_miss="raise"))
+    return Ours(
+        LLoCOLLM(**named, max_new_tokens=4),
+        LLoCOPostprocessor(**named, focus="none"),
+        LLoCOPostprocessor(**named, focus="none", on_miss="raise"),
+    )
 
 
 def test_a_reopened_store_is_answered_from_placeholders_whole_once_and_in_order(database: Database, ours: Ours, record: Record) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import answering, performance
+from benchmarks import answering, performance, training_speed
 from benchmarks.tables import between
 from tests import tiny
+from tests.training import houses
 
 TINY = {
     "answering": ["--contexts", "128", "--batches", "1,2", "--new-tokens", "3", "--repeats", "1", "--dtype", "float32", "--device", "cpu"],
@@ -107,3 +109,25 @@ def test_what_does_not_fit_into_memory_is_named_and_the_rest_is_measured(tmp_pat
     table = "\n".join(answering.tables(found)["answering"])
     assert "Did not fit into memory: raw text at 256 tokens." in table and "| 256 | 32x |" in table
     assert "At 128 tokens and 32x" in table
+
+
+@pytest.mark.slow
+def test_the_speed_of_training_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.save_mean_pool(tmp_path / "model", window=8192) / "decoder"
+    for name in training_speed.SETS:
+        for path in houses.write(tmp_path, name):
+            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    monkeypatch.setenv("LLOCO_DATA", str(tmp_path))
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    report = tmp_path / "report.json"
+    monkeypatch.setattr(sys, "argv", ["benchmarks.training_speed", "--model", str(model), "--repeats", "1", "--json", str(report)])
+    training_speed.main()
+    found = json.loads(report.read_text())
+    assert found["date"] and found["versions"] and str(tmp_path) not in report.read_text()
+    losses = {(c["batch"], c["dtype"]): [] for c in found["cells"]}
+    for cell in found["cells"]:
+        losses[cell["batch"], cell["dtype"]].append(cell["loss"])
+    assert set(losses) == {(kind, dtype) for kind in training_speed.KINDS for dtype in training_speed.DTYPES}
+    for (_, dtype), (padded, fused) in losses.items():
+        assert padded == pytest.approx(fused, rel=1e-4 if dtype == "float32" else 0.05), "the same batches"
+    assert len(training_speed.table(found)) == 2 + len(found["cells"]) + 2

@@ -106,7 +106,7 @@ def command(
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare batches; some 8 for a GPU.")] = 0,
     seed: Annotated[int, typer.Option()] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, or auto: the faster one, which is tried.")] = "auto",
 ) -> None:
     """Train encoder LoRA, projector and decoder LoRA; goes on from --out if it holds a checkpoint.
 
@@ -114,21 +114,22 @@ def command(
     """
     import torch
     from accelerate import Accelerator
+    from accelerate.utils import broadcast_object_list
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     from lloco_integrations.cli.screen import LongWork
-    from lloco_integrations.models.load import resolve_device, resolve_dtype
+    from lloco_integrations.models.load import resolve_device
     from lloco_integrations.prompting import Prompter
     from lloco_integrations.training import export, trainee
-    from lloco_integrations.training.base import load_base_model
+    from lloco_integrations.training.base import load_base_model, training_dtype
     from lloco_integrations.training.contexts import load_contexts, load_texts
     from lloco_integrations.training.data import NO_CONTEXT, RAW_ONLY, Mix, Sampler
     from lloco_integrations.training.focused import FocusMix, FocusSampler, held_out_focus
     from lloco_integrations.training.pretrain import PretrainConfig, held_out_batches, held_out_losses, pretrain
 
     where = resolve_device(device)
-    kind = resolve_dtype(dtype, where)
     team = Accelerator(cpu=where.type == "cpu")
+    [kind] = broadcast_object_list([training_dtype(dtype, where)])
     where = team.device if where.type == "cuda" else where
     model, tokenizer = load_base_model(base, where, kind)
     by_tokens = compressor is CompressorKind.summary_tokens

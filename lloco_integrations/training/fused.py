@@ -22,7 +22,10 @@ _BLOCK = 128
 """Queries that are scored together: under a causal mask they meet no key after the last of them."""
 _KEPT_LENGTH = 1024
 """Rows up to this long keep their attention weights for the backward pass; those of longer ones are computed again."""
-_LOSS_ROWS = 256
+_GROUPED, _GROUPED_ON_CPU = (0.25, 1 << 20), (0.05, 256)
+"""Rows are padded to attend together while less than this share of the positions is padding, and there are no more than so many: a CPU gains
+nothing by it where a row is work enough."""
+_LOSS_ROWS = 128
 """Rows of logits that exist at a time."""
 _MODELS = {"LlamaModel", "MistralModel"}
 
@@ -69,14 +72,15 @@ class Layout:
 
 class _Group(NamedTuple):
     """Rows whose attention is one batched product. Of rows of one length in a run, ``first`` is where they begin and ``taken`` is None;
-    else ``taken (rows * length,)`` are the positions to take, and of these ``real`` are no padding."""
+    else ``taken (rows * length,)`` are the positions to take, and of these ``real`` are no padding. ``bias`` is added to scores, minus infinity
+    where a key is not to be seen: ``(rows, length, length)``, ``(block, block)`` for the last keys of plain causal rows, or None."""
 
     rows: int
     length: int
     first: int
     taken: torch.Tensor | None
     real: torch.Tensor | None
-    blocked: torch.Tensor | None
+    bias: torch.Tensor | None
     causal: bool
 
     def take(self, x: torch.Tensor) -> torch.Tensor:
@@ -100,11 +104,11 @@ class _Group(NamedTuple):
             yield begin, end, end if self.causal else self.length
 
 
-def _groups(layout: Layout, device: torch.device) -> list[_Group]:
-    """Rows of like length together: few and small products on a CPU, where a row is work enough, and few of them on other devices."""
+def _groups(layout: Layout, like: torch.Tensor) -> list[_Group]:
+    """Rows of like length together."""
     lengths = layout.lengths
     starts = [0, *accumulate(lengths)]
-    waste, most = (0.05, 256) if device.type == "cpu" else (0.25, 1 << 20)
+    waste, most = _GROUPED_ON_CPU if like.device.type == "cpu" else _GROUPED
     groups: list[list[int]] = []
     for r in sorted((i for i, n in enumerate(lengths) if n), key=lambda i: lengths[i]):
         last = groups[-1] if groups else []
@@ -114,10 +118,10 @@ def _groups(layout: Layout, device: torch.device) -> list[_Group]:
             last.append(r)
         else:
             groups.append([r])
-    return [_group(layout, rows, [starts[r] for r in rows], device) for rows in groups]
+    return [_group(layout, rows, [starts[r] for r in rows], like) for rows in groups]
 
 
-def _group(layout: Layout, rows: Sequence[int], starts: Sequence[int], device: torch.device) -> _Group:
+def _group(layout: Layout, rows: Sequence[int], starts: Sequence[int], like: torch.Tensor) -> _Group:
     lengths = [layout.lengths[r] for r in rows]
     length = max(lengths)
     branched = any(layout.rows[r][1] for r in rows)
@@ -128,13 +132,15 @@ def _group(layout: Layout, rows: Sequence[int], starts: Sequence[int], device: t
         for i, r in enumerate(rows):
             blocked[i, : lengths[i], : lengths[i]] = layout.hidden_from(r)
             blocked[i, lengths[i] :, 0] = False  # padding sees something, or its softmax were not a number
-        blocked = blocked.to(device)
+    elif layout.causal:
+        blocked = torch.ones(_BLOCK, _BLOCK, dtype=torch.bool).triu(1)
+    bias = None if blocked is None else torch.zeros(blocked.shape).masked_fill_(blocked, float("-inf")).to(like.device, like.dtype)
     if len(rows) == 1:
-        return _Group(1, length, starts[0], None, None, blocked, layout.causal)
+        return _Group(1, length, starts[0], None, None, bias, layout.causal)
     steps = torch.arange(length)
     real = torch.cat([steps < n for n in lengths])
     taken = torch.cat([torch.where(steps < n, steps, 0) + start for n, start in zip(lengths, starts, strict=True)])
-    return _Group(len(rows), length, 0, taken.to(device), real.nonzero().flatten().to(device), blocked, layout.causal)
+    return _Group(len(rows), length, 0, taken.to(like.device), real.nonzero().flatten().to(like.device), bias, layout.causal)
 
 
 class _Heads(NamedTuple):
@@ -163,11 +169,10 @@ def _weights(q: torch.Tensor, k: torch.Tensor, group: _Group, begin: int, end: i
     """Attention weights of a block's queries ``q (rows * keys, group * queries, width)`` over its keys ``k``, in the dtype of ``q``."""
     scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5)
     keys = k.shape[1]
-    if group.blocked is not None:
-        scores.view(group.rows, -1, end - begin, keys).masked_fill_(group.blocked[:, None, begin:end, :keys], float("-inf"))
-    elif group.causal:
-        later = torch.ones(end - begin, end - begin, dtype=torch.bool, device=q.device).triu(1)
-        scores.view(-1, end - begin, keys)[..., begin:].masked_fill_(later, float("-inf"))
+    if group.bias is not None and group.bias.ndim == 3:
+        scores.view(group.rows, -1, end - begin, keys).add_(group.bias[:, None, begin:end, :keys])
+    elif group.bias is not None:
+        scores.view(-1, end - begin, keys)[..., begin:].add_(group.bias[: end - begin, : end - begin])
     return scores.softmax(-1, dtype=torch.float32).to(q.dtype)
 
 
@@ -386,7 +391,7 @@ def run(
     model: Any = trunk
     cos, sin = model.rotary_emb(embeds, positions[None])
     half = cos.shape[-1] // 2
-    tables = _Tables(cos[0, :, None, :half].contiguous(), sin[0, :, None, :half].contiguous(), _groups(layout, embeds.device))
+    tables = _Tables(cos[0, :, None, :half].contiguous(), sin[0, :, None, :half].contiguous(), _groups(layout, embeds))
     layers = list(model.layers[: model.config.num_hidden_layers])
     hidden = embeds
     layer_of: Any = _Layer
@@ -504,12 +509,11 @@ class _AnswerLosses(torch.autograd.Function):
         grads = torch.empty_like(hidden) if wanted else None
         for at in range(0, len(hidden), _LOSS_ROWS):
             rows = slice(at, at + _LOSS_ROWS)
-            logits = linear(hidden[rows], weight).float()
-            total = logits.logsumexp(-1)
+            said = linear(hidden[rows], weight).log_softmax(-1, dtype=torch.float32)
             own = target[rows, None]
-            losses[rows] = total - logits.gather(1, own)[:, 0]
+            losses[rows] = -said.gather(1, own)[:, 0]
             if grads is not None:
-                expected = logits.sub_(total[:, None]).exp_()
+                expected = said.exp_()
                 expected.scatter_add_(1, own, expected.new_full(own.shape, -1.0))
                 torch.mm(expected.to(hidden.dtype), weight, out=grads[rows])
         if grads is not None:

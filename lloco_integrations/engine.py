@@ -154,7 +154,7 @@ class Engine:
                 that is installed.
             progress: as for LLoCOModel.compress.
 
-        Raises BadInput for a budget in which nothing has room, and what ``compress`` raises.
+        Raises NoRoom for a budget in which nothing has room, and what ``compress`` raises.
         """
         if focus not in ("question", "none"):
             raise BadInput(f"focus is {focus!r}; use 'question' or 'none'")

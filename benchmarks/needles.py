@@ -31,7 +31,7 @@ from lloco_integrations.evaluation.contexts import Shown
 from lloco_integrations.evaluation.datasets import Document, Question, read_documents
 from lloco_integrations.evaluation.identity import identity
 from lloco_integrations.evaluation.intervals import Bootstrap
-from lloco_integrations.evaluation.methods import RETRIEVING, Row, check_ratios, plan
+from lloco_integrations.evaluation.methods import SEARCHING, Row, check_ratios, plan
 from lloco_integrations.evaluation.prompts import find_template
 from lloco_integrations.evaluation.readers import AdapterPaths, Readers
 from lloco_integrations.evaluation.scorecard import Runner, Settings, check_writable
@@ -123,11 +123,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     adapters = AdapterPaths(args.adapter, args.raw_adapter)
     rows = plan(args.methods, args.ratios)
     adapters.check(rows)
-    if any(row.kind in RETRIEVING for row in rows):
+    if any(row.kind in SEARCHING for row in rows):
         embedding.model_directory()
     texts = [document.text for document in read_documents(data)]
     model = load_model(args.model, device=args.device, dtype=args.dtype)
-    check_ratios(rows, model)
+    rows = check_ratios(rows, model)
     asked = cases(args, texts, model.prompter)
     used = {row.name: adapters.reader_of(row) for row in rows}
     settings = Settings(
@@ -145,7 +145,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     hashes = {name: adapter_identity(path) for name, path in vars(adapters).items() if path is not None}
     this = identity(settings, rows, used, model, hashes) | {"lengths": args.lengths, "depths": args.depths}
     readers = Readers(model, adapters, args.base, args.device, args.dtype, batch_size=1)
-    shown = Shown(model, embedder=embedding.load(args.device) if any(row.kind in RETRIEVING for row in rows) else None)
+    shown = Shown(model, embedder=embedding.load(args.device) if any(row.kind in SEARCHING for row in rows) else None)
     runner = Runner(model, find_template("plain"), readers, shown, args.max_new_tokens)
     with Partial(args.json, this) as partial:
         for reader in sorted(set(used.values())):  # each model is loaded once, and each document compressed once

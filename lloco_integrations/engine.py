@@ -161,7 +161,7 @@ class Engine:
                 that is installed.
             progress: as for LLoCOModel.compress.
 
-        Raises BadInput for a budget in which nothing has room, and what ``compress`` raises.
+        Raises NoRoom for a budget in which nothing has room, and what ``compress`` raises.
         """
         texts = listed(texts, "texts", str)
         if focus not in ("question", "none"):

@@ -35,6 +35,10 @@ class BadInput(LLoCOError):
     """A document, question or argument that cannot be used as it is."""
 
 
+class NoRoom(BadInput):
+    """A budget of prompt positions in which no part of any text has room."""
+
+
 class StoreError(LLoCOError):
     """The store cannot be opened, read or written."""
 

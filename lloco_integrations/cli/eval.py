@@ -23,9 +23,20 @@ def command(
     qa: Annotated[list[Path], typer.Option(help="Questions: {id, doc_id, question, answers, choices?, answer_index?}.")],
     out: Annotated[Path, typer.Option("--json", help="Where the report goes; unfinished results are kept beside it.")],
     methods: Annotated[
-        str, typer.Option(help="Some of none, raw, raw+lora, truncate, retrieve, lloco, lloco+adapter, lloco+retrieve.")
-    ] = "none,raw,raw+lora,truncate,lloco",
-    ratio: Annotated[str | None, typer.Option(help="The document's tokens per position, where a row has it.  [default: 4,8,16,32]")] = None,
+        str,
+        typer.Option(
+            help="Some of none, raw, raw+lora, truncate (the text's beginning), sentences (the best for the question, as text alone), "
+            "retrieve (the best passages), lloco (summaries), lloco+adapter, lloco+retrieve (summaries of the best passages), focus (the best "
+            "sentences between slices of summaries, as the model's recipe spends the positions)."
+        ),
+    ] = "none,raw,raw+lora,truncate,sentences,lloco,focus",
+    ratio: Annotated[
+        str | None,
+        typer.Option(
+            help="The document's tokens per position, where a row has it: summaries at those that the model gives, the others at any, such "
+            "as 30.  [default: 4,8,16,32]"
+        ),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of the report: .png, .svg or .pdf.")] = None,
     texts: Annotated[list[str] | None, typer.Option(help="NAME=FILE, another compressor's texts: {id: question id, text}.")] = None,
     adapter: Annotated[str | None, typer.Option(help="Folder of a LoRA on the decoder, for lloco+adapter.")] = None,

@@ -32,6 +32,7 @@ def identity(
         "model": model.fingerprint,
         "decoder": _weights(decoder) if decoder.is_dir() else None,
         "base": _base(settings.base or base_of(settings.model)) if set(readers.values()) & set(RIVALS) else None,
+        "focus": dict(model.focus),
         "adapters": dict(adapters),
         "template": settings.template,
         "prompt": _prompt(settings.template, model),

@@ -15,13 +15,19 @@ from lloco_integrations.evaluation.datasets import read_lines
 if TYPE_CHECKING:
     from lloco_integrations.models import LLoCOModel
 
-METHODS = ("none", "raw", "raw+lora", "truncate", "retrieve", "lloco", "lloco+adapter", "lloco+retrieve")
-USUAL = ("none", "raw", "raw+lora", "truncate", "lloco")
+METHODS = ("none", "raw", "raw+lora", "truncate", "sentences", "retrieve", "lloco", "lloco+adapter", "lloco+retrieve", "focus")
+USUAL = ("none", "raw", "raw+lora", "truncate", "sentences", "lloco", "focus")
 """What is measured if nothing else is asked for."""
-OURS = ("lloco", "lloco+adapter", "lloco+retrieve")
-"""Those that read summaries: of the whole document, and of passages found for the question."""
+OURS = ("lloco", "lloco+adapter", "lloco+retrieve", "focus")
+"""Summaries of the whole document, summaries of passages found for the question, and sentences found for it between summaries."""
 RETRIEVING = ("retrieve", "lloco+retrieve")
-_AT_RATIOS = ("truncate", "retrieve", *OURS)
+FOCUSED = ("sentences", "focus")
+"""What the question points to, as text alone, and as the model's own recipe spends the positions; at any ratio."""
+SEARCHING = (*RETRIEVING, *FOCUSED)
+"""Those that need an embedding model."""
+WHOLE = ("lloco", "lloco+adapter")
+"""Those that read the summary of the whole document, at ratios that the model gives."""
+_AT_RATIOS = ("truncate", "sentences", "retrieve", *OURS)
 RATIOS = (4, 8, 16, 32)
 
 
@@ -61,11 +67,17 @@ def plan(methods: Sequence[str], ratios: Sequence[int], texts: Sequence[str] = (
     return rows
 
 
-def check_ratios(rows: Sequence[Row], model: LLoCOModel) -> None:
-    """Raise BadInput for a ratio that ``model`` does not give, naming those that it gives."""
+def check_ratios(rows: Sequence[Row], model: LLoCOModel) -> list[Row]:
+    """``rows`` without summaries at a ratio that ``model`` does not give and that was asked of ``sentences`` or ``focus``.
+
+    Raises BadInput for other ratios that it does not give, and if no summary would be left, naming those that it gives.
+    """
+    free = {row.ratio for row in rows if row.kind in FOCUSED}
+    fitting = [row for row in rows if row.kind not in WHOLE or row.ratio in model.spec.ratios]
     for row in rows:
-        if row.kind in ("lloco", "lloco+adapter") and row.ratio not in model.spec.ratios:
+        if row not in fitting and not (row.ratio in free and any(other.kind == row.kind for other in fitting)):
             raise BadInput(f"ratio {row.ratio} is not one that {model.name} gives; use some of {', '.join(map(str, model.spec.ratios))}")
+    return fitting
 
 
 def read_texts(path: Path, cases: Sequence[Case]) -> dict[str, str]:

@@ -15,7 +15,9 @@ _COLOURS = {
     "lloco": "#0b6e99",
     "lloco+adapter": "#0aa5c9",
     "lloco+retrieve": "#5b4bb3",
+    "focus": "#1b8a5a",
     "truncate": "#b5651d",
+    "sentences": "#d1495b",
     "retrieve": "#c9a227",
 }
 _LEVELS = {"none": ("#888888", ":"), "raw": ("#555555", "--"), "raw+lora": ("#222222", "-")}

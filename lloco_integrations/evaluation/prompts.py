@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,12 +41,19 @@ def find_template(name: str) -> Template:
     return found
 
 
-def share(prompter: Prompter, template: Template, content: str | list[int] | torch.Tensor, questions: Sequence[str]) -> Prompts:
+def share(
+    prompter: Prompter,
+    template: Template,
+    content: str | list[int] | torch.Tensor,
+    questions: Sequence[str],
+    vectors: Mapping[Placeholder, torch.Tensor] | None = None,
+) -> Prompts:
     """The prompts of ``questions`` about ``content``, a text, token ids or vectors ``(n, hidden_size)``.
 
+    ``vectors``: what the placeholders in a text stand for; a text without this may hold anything, and is neutralised.
     Prefix and branch put together are exactly what the model would get for that question alone.
     """
-    shown = neutralise(content) if isinstance(content, str) else f"<|lloco:{_MARK}|>"
+    shown = f"<|lloco:{_MARK}|>" if not isinstance(content, str) else content if vectors else neutralise(content)
     flat = [_flat(prompter, template, shown, question) for question in (_ANY_QUESTION, *questions)]
     n = 0
     while n < min(map(len, flat)) - 1 and all(ids[n] == flat[0][n] for ids in flat):
@@ -54,7 +61,7 @@ def share(prompter: Prompter, template: Template, content: str | list[int] | tor
     prefix: list[list[int] | torch.Tensor] = [[]]
     for item in flat[0][:n]:
         if isinstance(item, Placeholder):
-            prefix += [content, []]  # type: ignore[list-item]  # a text is never a placeholder here
+            prefix += [vectors[item] if vectors else content, []]  # type: ignore[list-item]  # a text without vectors holds none
         else:
             prefix[-1].append(item)  # type: ignore[union-attr]
     branches = tuple([i for i in ids[n:] if not isinstance(i, Placeholder)] for ids in flat[1:])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lloco_integrations.errors import BadInput, IncompatibleAdapter
-from lloco_integrations.evaluation.methods import Row
+from lloco_integrations.evaluation.methods import FOCUSED, Row
 from lloco_integrations.evaluation.reader import Reader
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class AdapterPaths:
         """The name of the reader of ``row``."""
         if row.kind == "none":
             return SHIPPED if self.none is None else BASE_NONE
-        if row.kind in ("lloco", "lloco+retrieve"):
+        if row.kind in ("lloco", "lloco+retrieve", *FOCUSED):
             return SHIPPED
         if row.kind == "lloco+adapter":
             return SHIPPED_ADAPTER

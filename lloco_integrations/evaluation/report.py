@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from lloco_integrations.evaluation.methods import Row
     from lloco_integrations.evaluation.scorecard import Outcome
 
-WHAT = "Questions about documents: no context, raw text, cut text, other compressors' texts and summaries at each ratio"
-_JUDGED = ("truncate", "retrieve", "texts", *OURS)
+WHAT = (
+    "Questions about documents: no context, raw text, cut text, best sentences, other compressors' texts, summaries and focus at each ratio"
+)
+_JUDGED = ("truncate", "sentences", "retrieve", "texts", *OURS)
 _MEANS = ("positions", "prompt_positions", "source_tokens", "bytes", "read_seconds", "answer_seconds")
 
 
@@ -126,17 +128,17 @@ class _Sheet:
         return out
 
     def _compared(self, sheets: Mapping[str, _Sheet]) -> dict[str, Any]:
-        """``rel`` and why it is missing, and the differences to no context, and to the text cut to, and found for, the same positions."""
+        """``rel`` and why it is missing, and the differences to no context, and to the text cut to the same positions, and to passages and
+        sentences found for them."""
         judged, ours = self.row.kind in _JUDGED, self.row.kind in OURS
         none, full = sheets.get("none"), sheets.get("raw+lora")
-        cut, found = (sheets.get(f"{kind}@{self.row.ratio}") if ours else None for kind in ("truncate", "retrieve"))
+        others = {kind: sheets.get(f"{kind}@{self.row.ratio}") if ours else None for kind in ("truncate", "retrieve", "sentences")}
         rel, reason = _rel(self.primary, _primary(none), _primary(full)) if judged else (None, None)
         return {
             "rel": _rounded(rel, 4),
             "rel_reason": reason,
             "over_none": _rounded(_minus(self.primary, _primary(none))) if judged else None,
-            "over_truncate": _rounded(_minus(self.primary, _primary(cut))),
-            "over_retrieve": _rounded(_minus(self.primary, _primary(found))),
+            **{f"over_{kind}": _rounded(_minus(self.primary, _primary(other))) for kind, other in others.items()},
         }
 
 

@@ -14,7 +14,7 @@ from lloco_integrations.evaluation.cases import Case, load_cases
 from lloco_integrations.evaluation.contexts import Shown
 from lloco_integrations.evaluation.datasets import Question
 from lloco_integrations.evaluation.identity import identity
-from lloco_integrations.evaluation.methods import RATIOS, RETRIEVING, USUAL, Row, check_ratios, plan, read_texts
+from lloco_integrations.evaluation.methods import RATIOS, SEARCHING, USUAL, Row, check_ratios, plan, read_texts
 from lloco_integrations.evaluation.prompts import find_template, overhead, share
 from lloco_integrations.evaluation.readers import AdapterPaths, Readers
 from lloco_integrations.evaluation.reuse import Origin, Reused
@@ -87,7 +87,7 @@ def measure(settings: Settings, finish: Callable[[Outcome], None], progress: Pro
     texts = {name: read_texts(path, cases) for name, path in settings.texts.items()}
     check_writable(settings.out)
     rouge_l("", [""])  # says what to install before hours are spent
-    if any(row.kind in RETRIEVING for row in rows):
+    if any(row.kind in SEARCHING for row in rows):
         embedding.model_directory()
     earlier = None if settings.reuse is None else reuse.read(settings.reuse)
     from lloco_integrations.models import load_model
@@ -101,7 +101,7 @@ def measure(settings: Settings, finish: Callable[[Outcome], None], progress: Pro
     if settings.ratios is None:
         ratios = [r for r in RATIOS if r in model.spec.ratios] or list(model.spec.ratios)
         rows = plan(settings.methods, ratios, list(settings.texts))
-    check_ratios(rows, model)
+    rows = check_ratios(rows, model)
     used = {row.name: settings.adapters.reader_of(row) for row in rows}
     adapters = {k: adapter_identity(p) for k, p in vars(settings.adapters).items() if p is not None}
     this = identity(settings, rows, used, model, adapters)
@@ -147,7 +147,7 @@ class Runner:
         for context, indices in self.shown.contexts(row, case, room):
             asked = [case.questions[i] for i in indices]
             targets = [self._targets(reader, question) for question in asked]
-            prompts = share(self._prompter, self.template, context.content, [q.question for q in asked])
+            prompts = share(self._prompter, self.template, context.content, [q.question for q in asked], context.vectors)
             prefix = reader.prefill(prompts.prefix)
             answers = reader.answer(prefix, prompts.branches, self.max_new_tokens)
             owners = [i for i, some in enumerate(targets) for _ in some]

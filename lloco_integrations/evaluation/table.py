@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lloco_integrations.evaluation.methods import FOCUSED, WHOLE
 from lloco_integrations.evaluation.scores import METRICS, NAMES
 
 if TYPE_CHECKING:
@@ -44,6 +45,14 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         for name, row in rows.items()
         if row["cut"]
     ]
+    for name, row in rows.items():
+        nothing = sum(n == 0 for n in row["each"]["positions"]) if row["kind"] in FOCUSED else 0
+        if nothing:
+            said.append(f"{name}: for {nothing} of {len(row['answers'])} questions no sentence had room, and nothing was shown.")
+    free = {row["ratio"] for row in rows.values() if row["kind"] in FOCUSED}
+    for kind in dict.fromkeys(row["kind"] for row in rows.values() if row["kind"] in WHOLE):
+        if missing := sorted(free - {row["ratio"] for row in rows.values() if row["kind"] == kind}):
+            said.append(f"{kind}: not at {', '.join(f'{ratio}x' for ratio in missing)}, which the model does not give.")
     return said + taken(report)
 
 

@@ -11,14 +11,15 @@ from lloco_integrations.evaluation.scores import NAMES
 FEWEST_QUESTIONS = 30
 FEWEST_DOCUMENTS = 5
 """With fewer, intervals of resampled documents are too narrow to be believed."""
+_RIVALS = {"over_retrieve": "raw passages found for the question", "over_sentences": "the best sentences as text alone"}
 
 
 def verdict(report: Mapping[str, Any]) -> str:
-    """Whether reading summaries is worth it, at which ratios, and which it is not and why.
+    """Whether reading summaries, and what the question points to between them, is worth it, at which ratios, and which it is not and why.
 
     ``report`` as ``report.build`` makes it: ``rows``, ``primary``, ``n_questions`` (those with answers) and ``n_documents``.
     A row is worth it if it is better than no context and than the text cut to the same positions, with 95 % confidence. ``lloco`` is
-    called by its ratio, the other rows that read summaries by their names.
+    called by its ratio, the other rows of ours by their names.
     """
     rows: Mapping[str, Mapping[str, Any]] = report["rows"]
     unit = NAMES[report["primary"]]
@@ -38,7 +39,7 @@ def _answerable(report: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
             f"{FEWEST_DOCUMENTS} before you believe a difference."
         ]
     if not ours:
-        return ["No summaries were read, so there is nothing to judge; add lloco to the methods."]
+        return ["No summaries were read, so there is nothing to judge; add lloco to the methods, or focus."]
     good = [row for _, row in ours if _reason(row, unit) is None]
     said = []
     if not good:
@@ -47,9 +48,10 @@ def _answerable(report: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
         reason, start = _reason(row, unit), _called(name, row)
         refused = f"{start} is not worth it: it is {reason}." if good else f"{start} is {reason}."
         said.append(f"{start} {_kept(row, rows, unit)}." if reason is None else refused)
-    said += [_against_retrieval(ours, unit), _caveat(rows, ours, unit)]
+    said += [_against(key, rival, ours, unit) for key, rival in _RIVALS.items()]
+    said.append(_caveat(rows, ours, unit))
     for name, row in rows.items():
-        if row["kind"] in ("texts", "retrieve") and row["rel"] is not None:
+        if row["kind"] in ("texts", "retrieve", "sentences") and row["rel"] is not None:
             said.append(f"{name} keeps {_percents(row['rel'])} of the gain at {_share(row, rows)}.")
     if good:
         said[0] = f"Here {said[0]}"
@@ -81,15 +83,15 @@ def _kept(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], unit: s
     return f"was compared with nothing; add none, truncate and raw+lora to the methods ({where})"
 
 
-def _against_retrieval(ours: list[tuple[str, Mapping[str, Any]]], unit: str) -> str:
-    """How the rows compare with raw passages that were found for each question, where these were measured."""
+def _against(key: str, rival: str, ours: list[tuple[str, Mapping[str, Any]]], unit: str) -> str:
+    """How the rows compare with text that was found for each question, where this was measured."""
     said = []
     for name, row in ours:
-        difference = row.get("over_retrieve")
+        difference = row.get(key)
         if difference is not None:
             how = "better" if difference["low"] > 0 else "worse" if difference["high"] < 0 else "not clearly different"
             said.append(f"{_called(name, row)} is {how} ({_signed(difference)} {unit})")
-    return f"Against raw passages found for the question, at the same positions: {', '.join(said)}." if said else ""
+    return f"Against {rival}, at the same positions: {', '.join(said)}." if said else ""
 
 
 def _caveat(rows: Mapping[str, Mapping[str, Any]], ours: list[tuple[str, Mapping[str, Any]]], unit: str) -> str:

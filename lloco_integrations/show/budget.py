@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lloco_integrations.errors import BadInput
+from lloco_integrations.errors import BadInput, NoRoom
 
 
 def spend(budget: int, costs: Sequence[Sequence[int]], scores: Sequence[float | None]) -> list[int | None]:
@@ -16,7 +16,7 @@ def spend(budget: int, costs: Sequence[Sequence[int]], scores: Sequence[float | 
         scores: of each text; the higher the better, None is the lowest, and equal ones go in order.
 
     Every text first takes its cheapest form, the best texts first, while there is room; then, best first, each takes the finest form
-    that the rest of the budget pays for. Raises BadInput for a budget in which not one text has room.
+    that the rest of the budget pays for. Raises NoRoom for a budget in which not one text has room.
     """
     if budget < 1:
         raise BadInput(f"a budget of {budget} positions holds nothing; give at least 1")
@@ -30,7 +30,7 @@ def spend(budget: int, costs: Sequence[Sequence[int]], scores: Sequence[float | 
             rest -= costs[i][cheapest[i]]
     if costs and all(form is None for form in chosen):
         least = min(c[form] for c, form in zip(costs, cheapest, strict=True))
-        raise BadInput(f"token_budget={budget} has no room for any of {len(costs)} texts: the smallest takes {least} positions; raise it")
+        raise NoRoom(f"token_budget={budget} has no room for any of {len(costs)} texts: the smallest takes {least} positions; raise it")
     for i in order:
         form = chosen[i]
         if form is not None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lloco_integrations.errors import BadInput
+from lloco_integrations.errors import BadInput, NoRoom
 from lloco_integrations.show.budget import spend
 from lloco_integrations.show.forms import AS_TEXT
 from lloco_integrations.show.spans import Span
@@ -67,7 +67,7 @@ def focus(texts: Sequence[Spanned], scores: Sequence[float], budget: int, recipe
     """For each of ``texts``, span's index -> fidelity: AS_TEXT, or the ratio of its slice. What is not there is left out.
 
     ``scores``: of all spans of all texts, in order; higher is better, and of equals the first is. Costs count tokens of the source, so what
-    is composed may cost a little more or less. Something is always shown: raises BadInput where the budget holds nothing at all.
+    is composed may cost a little more or less. Something is always shown: raises NoRoom where the budget holds nothing at all.
     """
     if budget < 1:
         raise BadInput(f"a budget of {budget} positions holds nothing; give at least 1")
@@ -91,7 +91,7 @@ def focus(texts: Sequence[Spanned], scores: Sequence[float], budget: int, recipe
     if order and not any(chosen):
         t, s = places[order[0]]
         least = texts[t].spans[s].n_tokens + texts[t].extra + texts[t].summary
-        raise BadInput(
+        raise NoRoom(
             f"a budget of {budget} positions has no room for any part of {len(texts)} texts: the best takes {least} positions; raise it"
         )
     return chosen

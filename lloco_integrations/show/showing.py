@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from lloco_integrations.errors import BadInput
+from lloco_integrations.errors import NoRoom
 from lloco_integrations.show import spans as spanning
 from lloco_integrations.show.budget import spend
 from lloco_integrations.show.forms import AS_TEXT, Entry, Shown, TextIds, as_spans, as_summary, as_text
@@ -82,7 +82,7 @@ def focused(
 ) -> list[Shown | None]:
     """Each text as the spans that ``question`` points to and slices around them; None for one that is left out.
 
-    ``scores``: of the texts. Raises BadInput for a budget in which nothing has room.
+    ``scores``: of the texts. Raises NoRoom for a budget in which nothing has room.
     """
     shown: list[Shown | None] = [None] * len(entries)
     asked = []
@@ -130,7 +130,7 @@ def focused(
             break
         room = max(lowest, room - (cost - budget))  # neutralised or cut text takes other tokens than it does in its place
     if cost > budget:
-        raise BadInput(f"a budget of {budget} positions has no room for any part of {len(asked)} texts: the least takes {cost}; raise it")
+        raise NoRoom(f"a budget of {budget} positions has no room for any part of {len(asked)} texts: the least takes {cost}; raise it")
     return shown
 
 

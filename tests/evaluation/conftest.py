@@ -58,6 +58,10 @@ class Words:
             row /= max(float(np.linalg.norm(row)), 1e-6)
         return rows
 
+    def embed_question(self, question: str) -> NDArray[np.float32]:
+        row: NDArray[np.float32] = self.embed([question])[0]
+        return row
+
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -23,7 +23,7 @@ from tests.evaluation.conftest import Words, lora, write_lines
 pytestmark = pytest.mark.needs("rouge_score")
 
 Files = Callable[..., tuple[Path, Path]]
-ALL = "none,raw,raw+lora,truncate,retrieve,lloco,lloco+adapter,lloco+retrieve"
+ALL = "none,raw,raw+lora,truncate,sentences,retrieve,lloco,lloco+adapter,lloco+retrieve,focus"
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_all_rows(card: Callable[..., Result], files: Files, adapter: str, tmp_p
     assert result.exit_code == 0, result.output
     report = read(tmp_path)
     rows = report["rows"]
-    at_ratios = ("truncate", "retrieve", "lloco", "lloco+adapter", "lloco+retrieve")
+    at_ratios = ("truncate", "sentences", "retrieve", "lloco", "lloco+adapter", "lloco+retrieve", "focus")
     assert list(rows) == ["none", "raw", "raw+lora", *(f"{kind}@{ratio}" for kind in at_ratios for ratio in (4, 8)), "other"]
     lengths = [len(c.document.text) for c in cases]  # one token a byte
     mean = sum(lengths) / 3
@@ -84,6 +84,8 @@ def test_all_rows(card: Callable[..., Result], files: Files, adapter: str, tmp_p
         assert rows[f"lloco+adapter@{ratio}"]["positions"] == expected
         assert 0 <= rows[f"lloco@{ratio}"]["positions"] - rows[f"retrieve@{ratio}"]["positions"] <= 3
         assert 0 <= rows[f"lloco@{ratio}"]["positions"] - rows[f"lloco+retrieve@{ratio}"]["positions"] <= 2
+        for kind in ("sentences", "focus"):
+            assert 0 < rows[f"{kind}@{ratio}"]["positions"] <= rows[f"lloco@{ratio}"]["positions"]
         assert rows[f"lloco+adapter@{ratio}"]["bytes"] == rows[f"lloco@{ratio}"]["bytes"]
         assert rows[f"lloco@{ratio}"]["bytes"] == pytest.approx(rows[f"lloco@{ratio}"]["positions"] * 32 * 4, abs=0.1)
         assert rows[f"lloco@{ratio}"]["compress_seconds"] > 0
@@ -102,6 +104,8 @@ def test_all_rows(card: Callable[..., Result], files: Files, adapter: str, tmp_p
         "truncate@4": "base + raw adapter",
         "retrieve@4": "base + raw adapter",
         "other": "base + raw adapter",
+        "sentences@4": "shipped",
+        "focus@4": "shipped",
         "lloco@4": "shipped",
         "lloco+adapter@4": "shipped + adapter",
         "lloco+retrieve@4": "shipped",
@@ -109,8 +113,10 @@ def test_all_rows(card: Callable[..., Result], files: Files, adapter: str, tmp_p
     assert {name: rows[name]["reader"] for name in readers} == readers
     assert rows["lloco@4"]["nll"] != rows["lloco+adapter@4"]["nll"]
     assert rows["raw"]["nll"] != rows["raw+lora"]["nll"]
-    for ours in ("lloco", "lloco+adapter", "lloco+retrieve"):
-        assert all(rows[f"{ours}@4"][key] is not None for key in ("over_none", "over_truncate", "over_retrieve", "rel_reason"))
+    differences = ("over_none", "over_truncate", "over_retrieve", "over_sentences", "rel_reason")
+    for ours in ("lloco", "lloco+adapter", "lloco+retrieve", "focus"):
+        assert all(rows[f"{ours}@4"][key] is not None for key in differences)
+    assert rows["sentences@4"]["over_none"] is not None and rows["sentences@4"]["over_sentences"] is None
     assert rows["retrieve@4"]["over_none"] is not None and rows["retrieve@4"]["over_truncate"] is None
     assert rows["lloco@4"]["rel"] is None and "not clearly better than none" in rows["lloco@4"]["rel_reason"]
     assert report["primary"] == "f1" and report["n_questions"] == 6 and report["n_documents"] == 3
@@ -242,6 +248,9 @@ def test_limit_spreads_over_documents_and_depends_on_nothing_else(files: Files) 
         (("--methods", ""), "no method was asked for"),
         (("--methods", "lloco", "--ratio", "5"), "ratio 5 is not one that .* gives; use some of 4, 8, 16, 32"),
         (("--methods", "lloco", "--ratio", "0"), "ratio 0 cannot be"),
+        (("--methods", "lloco,focus", "--ratio", "30"), "ratio 30 is not one that .* gives; use some of 4, 8, 16, 32"),
+        (("--methods", "lloco,truncate", "--ratio", "8,30"), "ratio 30 is not one that .* gives"),
+        (("--methods", "focus", "--ratio", "0"), "ratio 0 cannot be"),
         (("--methods", "lloco", "--ratio", "many"), "--ratio 'many' is not a list of whole numbers"),
         (("--methods", "raw+lora"), "raw\\+lora needs --raw-adapter DIR"),
         (("--methods", "none", "--template", "langchain_tutorial"), "asks before it shows the context"),
@@ -319,7 +328,7 @@ def test_retrieval_says_what_to_install_before_anything_is_loaded(
     import sys
 
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    for method in ("retrieve", "lloco+retrieve"):
+    for method in ("retrieve", "lloco+retrieve", "sentences", "focus"):
         result = card(files(), "--methods", f"none,{method}", "--model", "/dev/null/nothing")
         assert result.exit_code == 2 and "needs sentence-transformers: pip install" in result.output
 
@@ -338,6 +347,46 @@ def test_a_document_of_sixty_thousand_tokens(card: Callable[..., Result], files:
         assert narrow["cut"] == 0 and 1872 <= narrow["positions"] <= 1875
         assert f"{name}@4: 2 of 2 questions had their text cut" in result.output
     assert rows["raw"]["cut"] == 2
+
+
+def test_focus_over_a_document_of_sixty_thousand_tokens(card: Callable[..., Result], files: Files, tmp_path: Path, words: Words) -> None:
+    docs, qa = files(1, 2)
+    text = "".join(f"The harbour of Vesk has lamp {i}. " for i in range(2000))
+    write_lines(docs, [{"doc_id": "set/0", "text": text}])
+    assert card((docs, qa), "--methods", "sentences,focus", "--ratio", "4,30", "--batch-size", 2).exit_code == 0
+    rows = read(tmp_path)["rows"]
+    for kind in ("sentences", "focus"):
+        wide, narrow = rows[f"{kind}@4"], rows[f"{kind}@30"]
+        assert wide["cut"] == 2 and 3900 < wide["prompt_positions"] <= 4096 and wide["source_tokens"] == len(text)
+        assert narrow["cut"] == 0 and len(text) / 30 - 40 < narrow["positions"] <= math.ceil(len(text) / 30)
+        assert wide["compress_seconds"] is None, "a recipe that shows no vectors needs none"
+
+
+def test_any_ratio_will_do_for_text(card: Callable[..., Result], files: Files, tmp_path: Path, words: Words) -> None:
+    """30 is no ratio of a compressor: summaries are left out there, and the output says so."""
+    docs, qa = files(2, 2)
+    text = " ".join(f"The lamp of pier {i} is called {name}." for i, name in enumerate(["Ada", "Bo", "Cyd", "Dov"] * 8))
+    write_lines(docs, [{"doc_id": f"set/{i}", "text": text} for i in range(2)])
+    result = card((docs, qa), "--methods", "truncate,sentences,lloco,focus", "--ratio", "8,30")
+    assert result.exit_code == 0, result.output
+    names = ["truncate@8", "truncate@30", "sentences@8", "sentences@30", "lloco@8", "focus@8", "focus@30"]
+    rows = read(tmp_path)["rows"]
+    assert list(rows) == names
+    assert "lloco: not at 30x, which the model does not give." in result.output
+    for kind in ("sentences", "focus"):
+        assert 0 < rows[f"{kind}@30"]["positions"] <= rows["truncate@30"]["positions"] == math.ceil(len(text) / 30)
+
+
+def test_where_not_one_sentence_has_room(card: Callable[..., Result], files: Files, tmp_path: Path, words: Words) -> None:
+    docs, qa = files(2, 2)
+    write_lines(docs, [{"doc_id": f"set/{i}", "text": "The harbour lamp of Vesk is called Ada by everyone here."} for i in range(2)])
+    result = card((docs, qa), "--methods", "sentences,focus", "--ratio", "30")
+    assert result.exit_code == 0, result.output
+    rows = read(tmp_path)["rows"]
+    assert rows["sentences@30"]["each"]["positions"] == [0] * 4
+    assert "sentences@30: for 4 of 4 questions no sentence had room, and nothing was shown." in result.output
+    assert rows["focus@30"]["each"]["positions"] == [2] * 4, "vectors are shown where no text has room"
+    assert rows["focus@30"]["compress_seconds"] > 0
 
 
 def test_a_model_of_unknown_origin_asks_for_its_base(files: Files, tiny_model: str, tmp_path: Path) -> None:

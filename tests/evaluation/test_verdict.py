@@ -107,6 +107,21 @@ def test_passages_found_for_the_question_are_compared() -> None:
     assert said.endswith("retrieve@8 keeps 40 % [30, 50] of the gain at 12 % of the positions.")
 
 
+def test_sentences_found_for_the_question_are_compared() -> None:
+    ours = {**lloco(8, 0.8, 15), "kind": "focus", "ratio": 30, "positions": 13}
+    card = report({**ours, "over_sentences": interval(1, 3)}, {**lloco(8, 0.3, 15), "over_sentences": interval(-9, 3)})
+    card["rows"]["sentences@8"] = row("sentences", 50, 8, rel=interval(0.4, 0.1), over_none=interval(20, 5))
+    said = verdict(card)
+    assert said.startswith(
+        "Here 8x keeps 30 % [23, 37] of the gain at 12 % of the positions. focus@30 keeps 80 % [73, 87] of the gain at 3 %"
+    )
+    assert (
+        "Against the best sentences as text alone, at the same positions: 8x is worse (-9.0 [-12.0, -6.0] F1), "
+        "focus@30 is not clearly different (+1.0 [-2.0, +4.0] F1)."
+    ) in said
+    assert said.endswith("sentences@8 keeps 40 % [30, 50] of the gain at 12 % of the positions.")
+
+
 def test_questions_without_an_answer() -> None:
     card = report(lloco(8, 0.8, 1), n=0, n_unanswerable=50)
     for one in card["rows"].values():

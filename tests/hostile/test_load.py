@@ -76,7 +76,8 @@ def test_under_load_every_answer_is_the_one_given_alone(tiny_model: str, store_u
                 try:
                     check([g.text for g in engine.generate([p for p, _ in batch], P, [n for _, n in batch], cancelled)], expected)
                 except LLoCOError as error:
-                    assert "not wanted" in str(error)
+                    if "not wanted" not in str(error):
+                        raise
             else:
                 check([g.text for g in engine.generate([p for p, _ in batch], P, [n for _, n in batch])], expected)
 
@@ -104,6 +105,5 @@ def test_under_load_every_answer_is_the_one_given_alone(tiny_model: str, store_u
         for future in [*(pool.submit(work, i) for i in range(THREADS)), pool.submit(asyncio.run, tasks())]:
             future.result()
     assert not wrong and done["answers"] > THREADS // 2 and done["failures"], done
-
     for pair, answer in alone.items():
         assert engine.generate([pair[0]], P, [pair[1]])[0].text == answer

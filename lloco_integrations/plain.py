@@ -58,6 +58,11 @@ def spoken(message: Message) -> str:
     return neutralise(message.content) if message.role in _PAST else message.content
 
 
+def heard(message: Message) -> Message:
+    """``message`` with its text ``spoken``: what everyone sees who looks at a prompt on its way."""
+    return Message(message.role, spoken(message))
+
+
 def legible(text: str) -> str:
     """``text`` without lone surrogates, which readers of PDF leave behind and no tokenizer takes: pairs are joined, others replaced."""
     if not _SURROGATE.search(text):
@@ -81,10 +86,16 @@ def listed(values: Any, what: str, kind: type | tuple[type, ...] = object) -> li
 def _same(value: Any, parts: Any) -> bool:
     """Whether ``parts`` are those of ``value``, unchanged."""
     if isinstance(value, Mapping):
-        return all(a is b and value[a] is parts[b] for a, b in zip(value, parts, strict=False)) and len(value) == len(parts)
+        return len(value) == len(parts) and all(
+            _equal(key, a) and _equal(value[key], parts[a]) for key, a in zip(value, parts, strict=True)
+        )
     if isinstance(value, Set):
-        return {id(part) for part in value} == {id(part) for part in parts}
-    return all(a is b for a, b in zip(value, parts, strict=False))
+        return all(any(_equal(a, b) for b in parts) for a in value)
+    return all(_equal(a, b) for a, b in zip(value, parts, strict=False))
+
+
+def _equal(value: Any, part: Any) -> bool:
+    return value is part or (type(value) is type(part) and type(value) in (str, list, dict, tuple, set, frozenset) and value == part)
 
 
 def _is_harmless(value: Any) -> bool:

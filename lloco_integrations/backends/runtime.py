@@ -22,8 +22,8 @@ class Runtime:
         base_url: of the server, with or without ``/v1``; None is http://localhost:8000.
         served_model: the base model's name on the server; None is the only one that it has.
         api_key: sent as a bearer token.
-        timeout: seconds without a byte from the server; None is 120.
-        max_retries: of a request that met no server, or a server's own error (5xx, 429); None is 3.
+        timeout: seconds without a new token from the server, whatever else it sends; None is 120.
+        max_retries: of a request that met no server, or a server's own error (5xx, 429; its Retry-After is kept to); None is 3.
         load_adapters: ask the server to load adapters that it does not have; it reads them from its own disk, and must allow it.
         options: for "vllm-offline", what ``vllm.LLM`` takes, such as ``max_model_len``.
 

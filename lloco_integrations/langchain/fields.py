@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.engine import DEFAULT_MODEL, Engine
@@ -56,6 +56,10 @@ class EngineFields(BaseModel):
     @classmethod
     def _hide_password(cls, value: Any) -> Any:
         return Secret(value) if isinstance(value, str) else value
+
+    @field_serializer("store")
+    def _dump_without_password(self, value: Any) -> Any:
+        return str(value) if isinstance(value, Secret) else value
 
     @property
     def engine(self) -> Engine:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage
 
 from lloco_integrations.errors import BadInput
+from lloco_integrations.plain import heard
 from lloco_integrations.types import Message
 
 _ROLES = {"human": "user", "user": "user", "ai": "assistant", "assistant": "assistant", "system": "system", "developer": "system"}
@@ -16,7 +17,7 @@ _UNSPOKEN = ("reasoning", "reasoning_content", "thinking", "redacted_thinking")
 
 def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
     """Raises BadInput for a role or a content that this model cannot read."""
-    return [Message(_role(message), _text(message)) for message in messages]
+    return [heard(Message(_role(message), _text(message))) for message in messages]
 
 
 def _role(message: BaseMessage) -> str:

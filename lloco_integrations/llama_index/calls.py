@@ -18,6 +18,7 @@ from llama_index.core.base.llms.types import (
 )
 
 from lloco_integrations.errors import BadInput, LLoCOError
+from lloco_integrations.plain import heard
 from lloco_integrations.types import Generation, GenerationParams, Message
 
 _ROLES = {
@@ -79,7 +80,7 @@ def _message(message: ChatMessage) -> Message:
             raise BadInput(f"a message holds a {type(block).__name__}; this model reads text only")
     role = _ROLES.get(message.role, "user")
     text = "\n".join(texts)
-    return Message(role, text)
+    return heard(Message(role, text))
 
 
 def completion(text: str, delta: str | None, final: Generation | None, model: str) -> CompletionResponse:

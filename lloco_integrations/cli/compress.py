@@ -39,14 +39,20 @@ class How(StrEnum):
 
 
 def command(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders: text, Markdown, HTML, PDF, JSONL with a text per line.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Files and folders: text, Markdown, HTML, PDF, Word, Excel, CSV, e-mail, JSONL."),
+    ],
     store: StoreOption = None,
     model: ModelOption = "smollm2-135m",
     chunk_size: Annotated[int, typer.Option(min=1, help="Tokens of a passage, at most, as LlamaIndex counts them.")] = CHUNK_SIZE,
     chunk_overlap: Annotated[int, typer.Option(min=0, help="Tokens that neighbouring passages share.")] = CHUNK_OVERLAP,
     storage: Annotated[str | None, typer.Option(help="How a new store keeps vectors: exact, or int8 (half the size or less).")] = None,
     group: Annotated[str | None, typer.Option(help="Adapter group that the documents are in; what is stored already moves to it.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if a file had to be skipped.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if a file or folder had to be skipped.")] = False,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Also read linked folders, and linked files that lie elsewhere.")
+    ] = False,
     device: DeviceOption = "auto",
     engine: Annotated[
         How, typer.Option(help="In this process, or by several workers over Ray Data, on this machine or a cluster.")
@@ -85,7 +91,13 @@ def command(
         if files is not None:
             catalogue.keep_fingerprint(files, fingerprint)
         task = progress.add_task("reading files", total=None, unit="")
-        result = scan(catalogue, paths, splitting, lambda done, total: progress.update(task, completed=done, total=total))
+        result = scan(
+            catalogue,
+            paths,
+            splitting,
+            lambda done, total: progress.update(task, completed=done, total=total),
+            follow_links=follow_links,
+        )
         texts = _texts(catalogue, paths)
         missing, moved = _missing(opened, fingerprint, texts, group)
         here = Engine(model, opened, device=device)

@@ -92,6 +92,7 @@ class Engine:
         groups: Sequence[str | None] | None = None,
         scores: Sequence[float | None] | None = None,
         raw: Collection[int] = (),
+        keep_groups: bool = False,
         progress: bool | Progress = False,
     ) -> list[Compressed]:
         """What stands for each of ``texts``, in order. Equal texts are compressed once; what is in the store is not compressed again.
@@ -100,16 +101,17 @@ class Engine:
             texts: blank ones stand for themselves.
             on_miss: what to do with a text that the store does not hold.
             ratio: source tokens per vector in the prompt, one of the model's; None is the finest.
-            groups: the adapter group of each text, kept in the store's entry. A text is of one group, the one named last; None keeps
-                the one that it has.
+            groups: the adapter group of each text, the one named last; None is the one that its entry has. It is kept in the entry of a
+                text that is compressed now. Of what the store holds already nothing is written: there it counts in this process.
             scores: how well each text fits the question; they decide between groups, see ``voting``.
             raw: indices of texts to hand on as text.
+            keep_groups: write ``groups`` into the entries that the store holds already, too, as where documents are put in.
             progress: as for LLoCOModel.compress.
 
         Raises PlaceholderError for a miss when ``on_miss`` is "raise".
         """
         self._check_ratio(ratio)
-        entries = self._entries(texts, on_miss, groups, raw, progress)
+        entries = self._entries(texts, on_miss, groups, raw, progress, keep_groups)
         weights = voting.weights(groups, scores) if groups and scores else [None] * len(texts)
         return [
             as_text(entry, weight, self.model.text_ids) if i in raw or entry.info is None else as_summary(entry, ratio, weight)
@@ -202,6 +204,7 @@ class Engine:
         groups: Sequence[str | None] | None,
         raw: Collection[int],
         progress: bool | Progress,
+        keep_groups: bool = False,
     ) -> list[Entry]:
         """The store's entry of each text. What is missing is compressed, unless it is blank, or handed on raw and of no group."""
         if on_miss not in ("compress", "text", "raise"):
@@ -224,7 +227,8 @@ class Engine:
             _log.info("%d of %d texts are not in the store %s yet, and are compressed now", len(changed), len(texts), self.store.url)
             summaries = self.model.compress([texts[i] for i in changed], progress=progress)
             self._put([(texts[i], summary, named[i]) for i, summary in zip(changed, summaries, strict=True)])
-        moved = list({keys[i]: i for i in range(len(texts)) if _moves(infos[keys[i]], named[i])}.values())
+        _name_groups({key: group for key, group in zip(keys, named, strict=True) if group is not None})
+        moved = list({keys[i]: i for i in range(len(texts)) if keep_groups and _moves(infos[keys[i]], named[i])}.values())
         if moved:
             held = self.store.get_many([keys[i] for i in moved])
             self._put([(texts[i], summary, named[i]) for i, summary in zip(moved, held, strict=True) if summary is not None])
@@ -241,7 +245,7 @@ class Engine:
         if self.adapters:
             texts = [prompt] if isinstance(prompt, str) else [m.content for m in prompt]
             marks = [mark for text, votes in map(placeholder.split_votes, texts) for mark in (*placeholder.find(text), *votes)]
-            groups = voting.shares(marks, self.store.info_many([mark.key for mark in marks]))
+            groups = voting.shares(marks, map(_as_named, marks, self.store.info_many([mark.key for mark in marks])))
             if marks and not groups and name is None and "default" not in self.adapters:
                 _warn_of_no_group(tuple(sorted(self.adapters)))
         chosen = voting.choose(self.adapters, groups, name)
@@ -285,6 +289,24 @@ def _spoken(chunks: Iterator[GenerationChunk], chosen: Choice) -> Iterator[Gener
 
 def _moves(info: EntryInfo | None, group: str | None) -> bool:
     return info is not None and group is not None and info.group != group
+
+
+_named_groups: dict[str, str] = {}
+"""Key -> the group that a query named for an entry. Keys of different stores differ; the oldest are forgotten."""
+_MOST_NAMED = 100_000
+
+
+def _name_groups(groups: dict[str, str]) -> None:
+    for key, group in groups.items():
+        _named_groups.pop(key, None)
+        _named_groups[key] = group
+    while len(_named_groups) > _MOST_NAMED:
+        _named_groups.pop(next(iter(_named_groups), ""), None)
+
+
+def _as_named(mark: Placeholder, info: EntryInfo | None) -> EntryInfo | None:
+    group = _named_groups.get(mark.key)
+    return info if info is None or group is None else replace(info, group=group)
 
 
 _stores: dict[object, SummaryStore] = {}

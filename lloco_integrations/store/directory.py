@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lloco_integrations.errors import StoreError
-from lloco_integrations.store.backend import Head, absent, head, replaced, unusable
+from lloco_integrations.store.backend import Head, absent, heads_in, replaced, seal_of, unusable
 from lloco_integrations.store.header import HEAD_BYTES
 from lloco_integrations.store.info import EntryInfo
 from lloco_integrations.store.keys import is_key
@@ -47,13 +47,20 @@ class DirectoryBackend:
         self._meta = meta
         return meta
 
+    def keep_meta(self, meta: StoreMeta) -> None:
+        with self._using("write"):
+            _write([(self.root / META_NAME, meta.to_json().encode())])
+            _sync(self.root)
+        self._meta = meta
+
     def get(self, keys: Sequence[str]) -> list[object]:
         with self._using("read"):
             return [_read(self._path(key)) for key in keys]
 
     def heads(self, keys: Sequence[str]) -> list[Head]:
         with self._using("read"):
-            return [head(key, _read(self._path(key), HEAD_BYTES)) for key in keys]
+            starts = [_read(self._path(key), HEAD_BYTES) for key in keys]
+        return heads_in(keys, starts, seal_of(self._meta), self.get)
 
     def contains(self, keys: Sequence[str]) -> list[bool]:
         with self._using("read"):

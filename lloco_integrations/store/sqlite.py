@@ -17,26 +17,32 @@ from lloco_integrations.store.backend import (
     PlaceDamaged,
     absent,
     chunks,
+    described,
     full,
     read_only,
     replaced,
+    seal_of,
     shown,
     unusable,
 )
 from lloco_integrations.store.forks import track
+from lloco_integrations.store.header import damaged
 from lloco_integrations.store.info import EntryInfo
 from lloco_integrations.store.meta import StoreMeta
 from lloco_integrations.store.sqlite_files import connect, journal_left, same_file, seen
 
 BUSY_SECONDS = 60
 _IN = 500
-_COLUMNS = "n_vectors, n_tokens, hidden_size, fingerprint, window_tokens, group_name, nbytes, created"
+_VALUES = 32
+_COLUMNS = "e.key, n_vectors, n_tokens, hidden_size, fingerprint, window_tokens, group_name, nbytes, created"
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS lloco_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     """CREATE TABLE IF NOT EXISTS lloco_entries (
         key TEXT PRIMARY KEY, n_vectors INTEGER NOT NULL, n_tokens INTEGER NOT NULL, hidden_size INTEGER NOT NULL,
         fingerprint TEXT NOT NULL, window_tokens INTEGER, group_name TEXT, nbytes INTEGER NOT NULL,
         created REAL NOT NULL, value BLOB NOT NULL)""",
+    # Apart from the entries: behind a value, a mark would cost the walk through all of the value's pages.
+    "CREATE TABLE IF NOT EXISTS lloco_seals (key TEXT PRIMARY KEY, seal BLOB NOT NULL) WITHOUT ROWID",
 )
 
 
@@ -53,6 +59,7 @@ class SqliteBackend:
         self._meta: StoreMeta | None = None
         self._seen: tuple[object, ...] | None = None
         self._immutable = False
+        self._seals = False
         track(self)
         _open.add(self)
 
@@ -78,6 +85,12 @@ class SqliteBackend:
             self._meta = self._read_meta(db)
         return self._meta
 
+    def keep_meta(self, meta: StoreMeta) -> None:
+        with self._session("write") as db:
+            self._make_tables(db)
+            db.execute("UPDATE lloco_meta SET value = ? WHERE name = 'meta'", (meta.to_json(),))
+        self._meta = meta
+
     def get(self, keys: Sequence[str]) -> list[object]:
         found: dict[str, object] = {}
         for some in chunks(keys, _IN):
@@ -86,11 +99,23 @@ class SqliteBackend:
         return [found.get(key) for key in keys]
 
     def heads(self, keys: Sequence[str]) -> list[Head]:
-        found: dict[str, EntryInfo] = {}
+        seal = seal_of(self._meta)
+        found: dict[str, Head] = {}
+        unmarked: list[str] = []
         for some in chunks(keys, _IN):
             with self._session("read") as db:
-                rows = db.execute(f"SELECT key, {_COLUMNS} FROM lloco_entries WHERE key IN ({_marks(some)})", some)
-                found.update((row[0], EntryInfo(*row[1:])) for row in rows)
+                mark, join = ("seal", "LEFT JOIN lloco_seals s ON s.key = e.key") if self._seals else ("NULL", "")
+                rows = db.execute(f"SELECT {mark}, {_COLUMNS} FROM lloco_entries e {join} WHERE e.key IN ({_marks(some)})", some).fetchall()
+            for row in rows:
+                mark, key, said = row[0], row[1], row[1:]
+                if mark == seal.row(said):
+                    found[key] = EntryInfo(*said[1:])
+                elif mark is None:
+                    unmarked.append(key)
+                else:
+                    found[key] = damaged(key, "its description does not fit the store's secret")
+        for some in chunks(unmarked, _VALUES):  # of an earlier version: the columns are nobody's word
+            found.update((key, described(key, value, seal)) for key, value in zip(some, self.get(some), strict=True))
         return [found.get(key) for key in keys]
 
     def contains(self, keys: Sequence[str]) -> list[bool]:
@@ -102,17 +127,20 @@ class SqliteBackend:
         return [key in found for key in keys]
 
     def put(self, items: Sequence[tuple[str, bytes, EntryInfo]]) -> None:
-        rows = [
-            (key, i.n_vectors, i.n_tokens, i.hidden_size, i.fingerprint, i.window, i.group, i.nbytes, i.created, value)
-            for key, value, i in items
-        ]
+        seal = seal_of(self._meta)
+        rows = [(k, i.n_vectors, i.n_tokens, i.hidden_size, i.fingerprint, i.window, i.group, i.nbytes, i.created) for k, _, i in items]
+        values = [(*row, value) for row, (_, value, _) in zip(rows, items, strict=True)]
         with self._session("write") as db:
-            db.executemany("INSERT OR REPLACE INTO lloco_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._make_tables(db)
+            db.executemany("INSERT OR REPLACE INTO lloco_seals VALUES (?, ?)", [(row[0], seal.row(row)) for row in rows])
+            db.executemany("INSERT OR REPLACE INTO lloco_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def delete(self, keys: Sequence[str]) -> int:
         count = 0
         for some in chunks(keys, _IN):
             with self._session("write") as db:
+                if self._seals:
+                    db.execute(f"DELETE FROM lloco_seals WHERE key IN ({_marks(some)})", some)
                 count += db.execute(f"DELETE FROM lloco_entries WHERE key IN ({_marks(some)})", some).rowcount
         return count
 
@@ -156,9 +184,15 @@ class SqliteBackend:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             db.execute("PRAGMA journal_mode = WAL").fetchall()
         with self._session("write") as db:
+            self._make_tables(db)
+            db.execute("INSERT OR IGNORE INTO lloco_meta VALUES ('meta', ?)", (proposal.to_json(),))
+
+    def _make_tables(self, db: sqlite3.Connection) -> None:
+        """Makes what a new store has, and what one of an earlier version lacks."""
+        if not self._seals:
             for statement in _SCHEMA:
                 db.execute(statement)
-            db.execute("INSERT OR IGNORE INTO lloco_meta VALUES ('meta', ?)", (proposal.to_json(),))
+            self._seals = _has_seals(db)
 
     def _read_meta(self, db: sqlite3.Connection) -> StoreMeta:
         row = db.execute("SELECT value FROM lloco_meta WHERE name = 'meta'").fetchone()
@@ -180,6 +214,7 @@ class SqliteBackend:
                 if db.in_transaction:
                     with suppress(sqlite3.Error):
                         db.execute("ROLLBACK")
+                        self._seals = _has_seals(db)
                 raise
 
     def _connection(self) -> sqlite3.Connection:
@@ -194,10 +229,11 @@ class SqliteBackend:
         try:
             if self._meta is not None and self._read_meta(db) != self._meta:
                 raise replaced(self.url)
+            has_seals = _has_seals(db)
         except BaseException:
             db.close()
             raise
-        self._db, self._seen = db, seen(self.path)
+        self._db, self._seen, self._seals = db, seen(self.path), has_seals
         return db
 
     @contextmanager
@@ -228,6 +264,10 @@ class SqliteBackend:
                     f"write next to it; open it once as a user who can, then it is readable here"
                 ) from error
             raise unusable(self.url, action, error) from error
+
+
+def _has_seals(db: sqlite3.Connection) -> bool:
+    return db.execute("SELECT 1 FROM sqlite_master WHERE name = 'lloco_seals'").fetchone() is not None
 
 
 def _marks(keys: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sqlite3
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,70 @@ def test_what_the_store_lost_is_compressed_again(compress: Call, library: Path, 
     assert "3 unchanged" in result.stdout
     assert "1 compressed" in result.stdout
     assert stored() == before
+
+
+def damage(store_url: str, change: str) -> str:
+    """Damages one entry of a sqlite store and returns its key."""
+    with SummaryStore.open(store_url) as store:
+        key = min(store.keys())
+    with sqlite3.connect(store_url.removeprefix("sqlite:///")) as db:
+        db.create_function("flipped", 1, lambda value: value[:-1] + bytes([value[-1] ^ 1]))
+        db.execute(f"UPDATE lloco_entries SET {change} WHERE key = ?", (key,))
+    db.close()
+    return key
+
+
+CHANGES = ["n_tokens = 999999999", "value = flipped(value)"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_damaged_entry_is_compressed_again(change: str, compress: Call, library: Path, store_url: str) -> None:
+    compress(library, "--group", "birds")
+    key = damage(store_url, change)
+    with SummaryStore.open(store_url) as store:
+        assert store.verify() == [key]
+    result = compress(library)
+    assert result.exit_code == 0, result.output
+    assert "1 compressed" in result.stdout
+    assert "damaged: 1 entries of the store were damaged" in result.stdout
+    with SummaryStore.open(store_url) as store:
+        assert store.verify() == []
+        (info,) = store.info_many([key])
+    assert info is not None
+    assert info.group == (None if "n_tokens" in change else "birds"), "kept where it could be believed"
+    assert "nothing to compress" in compress(library).stdout
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_verify_repairs_what_the_catalogue_knows(
+    change: str, compress: Call, lloco: Call, library: Path, store_url: str, tiny_model: str
+) -> None:
+    compress(library, "--group", "birds")
+    key = damage(store_url, change)
+    result = lloco("store", "verify", store_url)
+    assert result.exit_code == 1
+    assert key in result.stdout
+    assert "lloco store verify --repair" in result.stderr
+    result = lloco("store", "verify", store_url, "--repair", "--model", tiny_model)
+    assert result.exit_code == 0, result.output
+    assert "1 damaged entries were compressed again" in result.stdout
+    assert "All 3 entries are sound" in result.stdout
+    assert "nothing to compress" in compress(library).stdout
+
+
+def test_what_cannot_be_repaired_is_said(
+    compress: Call, lloco: Call, library: Path, store_url: str, tiny_model: str, tmp_path: Path
+) -> None:
+    from tests import tiny
+
+    compress(library)
+    key = damage(store_url, CHANGES[1])
+    other = tiny.save_mean_pool(tmp_path / "other", seed=7)
+    result = lloco("store", "verify", store_url, "--repair", "--model", other)
+    assert result.exit_code == 1
+    assert key in result.stdout
+    assert "0 damaged entries were compressed again" in result.stdout
+    assert "No document compressed here with this --model has them" in result.stderr
 
 
 def test_a_deleted_store_is_filled_again(compress: Call, library: Path, stored: Keys, store_url: str) -> None:

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 VLLM ?= .venv-vllm
 
-.PHONY: demo test test-fast test-vllm bench lint build clean
+.PHONY: demo test test-fast test-vllm bench lint audit build clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,10 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(STAMP)  ## known holes in what is installed (asks the advisory database)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --skip-editable
 
 build: $(STAMP)  ## wheel and sdist into dist/
 	$(BIN)/python -m build

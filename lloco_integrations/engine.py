@@ -18,7 +18,9 @@ from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.budget import spend
 from lloco_integrations.errors import BadInput, IncompatibleSummary, PlaceholderError
 from lloco_integrations.forms import Compressed, Entry, as_summary, as_text
+from lloco_integrations.paths import home, located
 from lloco_integrations.placeholder import Placeholder, unknown_key
+from lloco_integrations.store.opening import settled
 from lloco_integrations.types import NO_ADAPTER, Count, Generation, GenerationChunk, GenerationParams, Message
 from lloco_integrations.voting import Choice
 
@@ -56,6 +58,9 @@ class Engine:
     def __post_init__(self) -> None:
         if NO_ADAPTER in self.adapters:
             raise BadInput(f"an adapter cannot be named {NO_ADAPTER!r}, which stands for the decoder alone; give it another name")
+        # As seen from here and now: after a change of directory, the same relative names may be somebody else's.
+        self.store_target = settled(self.store_target)
+        self.adapters = {name: located(path) for name, path in self.adapters.items()}
 
     @property
     def model(self) -> LLoCOModel:
@@ -314,12 +319,12 @@ _stores_lock = threading.Lock()
 
 
 def _shared_store(target: Any) -> SummaryStore:
-    from lloco_integrations.paths import home
     from lloco_integrations.store import SummaryStore
 
     if isinstance(target, SummaryStore):
         return target
-    key = target if isinstance(target, str) else ("default", str(home())) if target is None else ("object", id(target))
+    target = settled(target)
+    key = target if isinstance(target, str) else ("default", str(home().absolute())) if target is None else ("object", id(target))
     with _stores_lock:
         if key not in _stores:
             _stores[key] = SummaryStore.open(target)

@@ -128,7 +128,7 @@ class Adapters:
                 raise IncompatibleAdapter(f"there is no directory {path} with an adapter")
             return
         try:
-            config = json.loads((directory / "adapter_config.json").read_text())
+            config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
             from safetensors import safe_open
 
             with safe_open(directory / "adapter_model.safetensors", framework="pt") as file:

@@ -20,6 +20,7 @@ from rich.text import Text
 from lloco_integrations.cli.options import DeviceOption, ModelOption, StoreOption
 from lloco_integrations.cli.screen import LongWork, screen
 from lloco_integrations.errors import BadInput, DamagedEntry
+from lloco_integrations.paths import make_private, touch_private
 from lloco_integrations.store import Damage, EntryInfo, SummaryStore, Totals
 from lloco_integrations.store.backend import shown
 from lloco_integrations.store.opening import open_backend, uncached
@@ -211,7 +212,8 @@ def _copy_catalogue(source: str, destination: str) -> None:
         return
     half = new.with_name(f"{new.name}.tmp-{os.getpid()}")
     with explaining(new):
-        new.parent.mkdir(parents=True, exist_ok=True)
+        make_private(new.parent)
+        touch_private(half)
         try:
             with closing(sqlite3.connect(old)) as db, closing(sqlite3.connect(half)) as copied:
                 db.backup(copied)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from lloco_integrations.compressors.mean_pool import MeanPoolCompressor, MeanPoolEncoder, Projector
 from lloco_integrations.errors import ModelNotFound
+from lloco_integrations.models.fetch import sha256, sweep_parts
 from lloco_integrations.types import CompressorSpec
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ FORMAT = 1
 @dataclass(frozen=True)
 class Manifest:
     """``lloco.json``. ``source``: what the directory was made from, so that a newer package makes it again. ``base``: the model
-    that the weights were trained over: a preset, a directory or a hub id."""
+    that the weights were trained over: a preset, a directory or a hub id. ``files``: path below the directory -> sha256, of each file but
+    this one; what an earlier version wrote has none."""
 
     spec: CompressorSpec
     name: str
@@ -40,6 +42,7 @@ class Manifest:
     chat: bool
     source: str = ""
     base: str = ""
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def save_directory(
@@ -50,6 +53,7 @@ def save_directory(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     """Write a model directory in one step: it is complete, or not there. What was there before is replaced."""
+    sweep_parts(directory)
     part = directory.with_name(f"{directory.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -58,7 +62,9 @@ def save_directory(
         decoder.save_pretrained(part / "decoder")
         tokenizer.save_pretrained(part / "decoder")
         save_file({k: v.contiguous() for k, v in encoder.projector.state_dict().items()}, part / "projector.safetensors")
-        (part / MANIFEST).write_text(json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1) + "\n")
+        files = {path.relative_to(part).as_posix(): sha256(path) for path in sorted(part.rglob("*")) if path.is_file()}
+        text = json.dumps({"format": FORMAT, **asdict(replace(manifest, files=files))}, indent=1)
+        (part / MANIFEST).write_text(text + "\n", encoding="utf-8")
         if directory.exists():
             shutil.rmtree(directory)
         os.replace(part, directory)
@@ -72,13 +78,25 @@ def read_manifest(directory: Path) -> Manifest:
     """The manifest of a model directory. Raises ModelNotFound if it is missing, damaged or of a newer format."""
     path = directory / MANIFEST
     try:
-        values: dict[str, Any] = json.loads(path.read_text())
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("format") != FORMAT:
             raise ModelNotFound(f"{path} has a format that this version does not read (it reads {FORMAT}); upgrade lloco_integrations")
         spec = values.pop("spec")
         return Manifest(spec=CompressorSpec(**{**spec, "ratios": tuple(spec["ratios"])}), **values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelNotFound(f"{path} cannot be read ({error!r}); delete {directory} and load the model again") from error
+
+
+def check_files(directory: Path, manifest: Manifest) -> None:
+    """Raises ModelNotFound for a file that is missing or not as it was written: one flipped bit answers a little wrongly, and says nothing."""
+    try:
+        wrong = [name for name, expected in manifest.files.items() if sha256(directory / name) != expected]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise _unreadable(directory, error) from error
+    if wrong:
+        raise ModelNotFound(
+            f"{', '.join(wrong)} in {directory} changed since the model was made; delete the folder and load the model again"
+        )
 
 
 def load_compressor(directory: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> MeanPoolCompressor:

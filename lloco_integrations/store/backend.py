@@ -27,6 +27,10 @@ class NoStore(StoreError):
     """There is no store at the address, and none was to be made."""
 
 
+class NoRoom(StoreError):
+    """The disk or quota is used up."""
+
+
 class Backend(Protocol):
     """Bytes by key. Implementations are safe across threads and processes; keys are checked before they get here."""
 
@@ -129,11 +133,9 @@ def replaced(url: str) -> StoreError:
     return StoreError(f"the store {shown(url)} was removed or replaced while it was open; open it again and compress again what it lacks")
 
 
-def full(url: str) -> StoreError:
+def full(url: str) -> NoRoom:
     """The error for a disk or quota that is used up."""
-    return StoreError(
-        f"no room left for the store {shown(url)}; free some space and repeat the call. Everything acknowledged so far is kept"
-    )
+    return NoRoom(f"no room left for the store {shown(url)}; free some space and repeat the call. Everything acknowledged so far is kept")
 
 
 def read_only(url: str) -> StoreError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,10 @@ from pathlib import Path
 from weakref import WeakSet
 
 from lloco_integrations.errors import StoreError
+from lloco_integrations.paths import make_private, touch_private
 from lloco_integrations.store.backend import (
     Head,
+    NoRoom,
     PlaceDamaged,
     absent,
     chunks,
@@ -33,6 +36,10 @@ from lloco_integrations.store.sqlite_files import connect, journal_left, same_fi
 
 BUSY_SECONDS = 60
 _IN = 500
+_DELETED = 50
+_PAGES = 500
+_RESERVE = 2**20
+"""Bytes of the disk that puts leave, so that what fills it can be deleted."""
 _VALUES = 32
 _COLUMNS = "e.key, n_vectors, n_tokens, hidden_size, fingerprint, window_tokens, group_name, nbytes, created"
 _SCHEMA = (
@@ -70,7 +77,8 @@ class SqliteBackend:
             if proposal is None:
                 raise absent(self.url)
             with self._explaining("write"):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                make_private(self.path.parent)
+                touch_private(self.path)  # the log beside it takes its mode
         with self._session("open") as db:
             tables = {str(name) for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if tables and "lloco_meta" not in tables:
@@ -130,6 +138,7 @@ class SqliteBackend:
         seal = seal_of(self._meta)
         rows = [(k, i.n_vectors, i.n_tokens, i.hidden_size, i.fingerprint, i.window, i.group, i.nbytes, i.created) for k, _, i in items]
         values = [(*row, value) for row, (_, value, _) in zip(rows, items, strict=True)]
+        self._check_room(sum(i.nbytes for _, _, i in items))
         with self._session("write") as db:
             self._make_tables(db)
             db.executemany("INSERT OR REPLACE INTO lloco_seals VALUES (?, ?)", [(row[0], seal.row(row)) for row in rows])
@@ -137,12 +146,20 @@ class SqliteBackend:
 
     def delete(self, keys: Sequence[str]) -> int:
         count = 0
-        for some in chunks(keys, _IN):
-            with self._session("write") as db:
-                if self._seals:
-                    db.execute(f"DELETE FROM lloco_seals WHERE key IN ({_marks(some)})", some)
-                count += db.execute(f"DELETE FROM lloco_entries WHERE key IN ({_marks(some)})", some).rowcount
+        for some in chunks(keys, _DELETED):
+            try:
+                count += self._delete(some)
+            except NoRoom:  # a transaction takes room before it gives any: give back what the ones before have freed, and take less
+                self.sweep()
+                for key in some:
+                    count += self._delete([key])
         return count
+
+    def _delete(self, keys: Sequence[str]) -> int:
+        with self._session("write") as db:
+            if self._seals:
+                db.execute(f"DELETE FROM lloco_seals WHERE key IN ({_marks(keys)})", keys)
+            return db.execute(f"DELETE FROM lloco_entries WHERE key IN ({_marks(keys)})", keys).rowcount
 
     def keys(self) -> Iterator[str]:
         last = ""
@@ -156,7 +173,10 @@ class SqliteBackend:
 
     def sweep(self) -> None:
         with self._session("read") as db, suppress(sqlite3.OperationalError):
-            db.execute("PRAGMA incremental_vacuum").fetchall()
+            left = None
+            while left != (left := db.execute("PRAGMA freelist_count").fetchone()[0]) and left:
+                db.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
@@ -177,6 +197,13 @@ class SqliteBackend:
 
     def after_fork(self) -> None:
         self._lock.release()
+
+    def _check_room(self, nbytes: int) -> None:
+        """Raises StoreError while there is still room to delete in, and to merge the log, which for a while is there twice."""
+        with self._explaining("write"):
+            log = os.stat(f"{self.path}-wal").st_size if os.path.exists(f"{self.path}-wal") else 0
+            if shutil.disk_usage(self.path.parent).free < 2 * nbytes + log + _RESERVE:
+                raise full(self.url)
 
     def _create(self, proposal: StoreMeta) -> None:
         with self._session("read") as db, suppress(sqlite3.OperationalError):

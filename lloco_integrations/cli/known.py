@@ -40,7 +40,7 @@ def directory_of(name: str) -> Path | None:
 
 def fingerprint_of(directory: Path) -> str | None:
     """The compressor fingerprint that a model directory states, None where only loading tells."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         return str(json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["spec"]["fingerprint"])
     return None
 

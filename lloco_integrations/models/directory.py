@@ -83,7 +83,7 @@ def read_manifest(directory: Path) -> Manifest:
             raise ModelNotFound(f"{path} has a format that this version does not read (it reads {FORMAT}); upgrade lloco_integrations")
         spec = values.pop("spec")
         return Manifest(spec=CompressorSpec(**{**spec, "ratios": tuple(spec["ratios"])}), **values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelNotFound(f"{path} cannot be read ({error!r}); delete {directory} and load the model again") from error
 
 

@@ -47,7 +47,7 @@ def found(preset: Preset) -> Path | None:
     try:
         made_from = json.loads((directory / "lloco.json").read_text(encoding="utf-8"))["source"]
         return directory if made_from == _source(preset) else None
-    except (OSError, ValueError, KeyError, TypeError, ModelNotFound):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ModelNotFound):
         return None
 
 

@@ -16,7 +16,7 @@ UV_VERSION := 0.13.9
 export UV_LINK_MODE := copy
 UV := .venv-uv/$(SCRIPTS)/uv
 
-.PHONY: demo test test-fast test-smallest test-vllm test-oldest test-newest bench lint build lock clean
+.PHONY: demo test test-fast test-smallest test-vllm test-oldest test-newest bench lint audit build lock clean
 
 # $(call locked,VENV,LOCK): an environment that holds LOCK, torch and this package, and nothing else.
 define locked
@@ -59,6 +59,9 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(STAMP)  ## known holes in what is installed (asks the advisory database)
+	$(BIN)/pip-audit --skip-editable
 
 build: $(STAMP)  ## wheel and sdist into dist/
 	$(BIN)/python -m build --no-isolation

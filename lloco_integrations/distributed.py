@@ -7,7 +7,6 @@ that in the end each text is stored once. Vectors never pass through Ray.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -134,7 +133,7 @@ class Worker:
             raise self._refusal
         counts = []
         for texts in batch["texts"].to_pylist():
-            made = self._engine.compress(texts, groups=[self._group] * len(texts))
+            made = self._engine.compress(texts, groups=[self._group] * len(texts), keep_groups=True)
             counts.append((len(made), sum(some.n_tokens for some in made)))
         columns = np.array(counts, dtype=np.int64)
         return {"texts": columns[:, 0], "tokens": columns[:, 1]}
@@ -163,9 +162,9 @@ def _engine(task: Task) -> Engine:
 def _found_anywhere(model: str) -> str:
     """``model`` by a name that does not depend on the folder where a worker is started."""
     from lloco_integrations.models.presets import PRESETS
+    from lloco_integrations.paths import located
 
-    path = os.path.abspath(os.path.expanduser(model))
-    return path if model not in PRESETS and os.path.isdir(path) else model
+    return model if model in PRESETS else located(model)
 
 
 def _batches(texts: Sequence[str]) -> list[dict[str, list[str]]]:

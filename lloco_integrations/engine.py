@@ -18,6 +18,7 @@ from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.background import ended
 from lloco_integrations.errors import BadInput, IncompatibleSummary, MissingExtra, PlaceholderError
 from lloco_integrations.locks import ForkLock
+from lloco_integrations.paths import home, located
 from lloco_integrations.placeholder import Placeholder, unknown_key
 from lloco_integrations.plain import listed, spoken
 from lloco_integrations.secret import Secret, shown
@@ -28,6 +29,7 @@ from lloco_integrations.show.groups import Choice
 from lloco_integrations.show.policy import FocusRecipe
 from lloco_integrations.show.scoring import SpanVectors
 from lloco_integrations.show.showing import Spending
+from lloco_integrations.store.opening import settled
 from lloco_integrations.types import NO_ADAPTER, Count, Generation, GenerationChunk, GenerationParams, Message
 
 if TYPE_CHECKING:
@@ -70,8 +72,13 @@ class Engine:
     def __post_init__(self) -> None:
         if NO_ADAPTER in self.adapters:
             raise BadInput(f"an adapter cannot be named {NO_ADAPTER!r}, which stands for the decoder alone; give it another name")
-        if isinstance(self.store_target, str):
-            self.store_target = Secret(self.store_target)
+        # As seen from here and now: after a change of directory, the same relative names may be somebody else's.
+        target = self.store_target
+        if isinstance(target, Secret) and not target.is_lost:
+            target = target.get_secret_value()
+        target = settled(target)
+        self.store_target = Secret(target) if isinstance(target, str) else target
+        self.adapters = {name: located(path) for name, path in self.adapters.items()}
 
     @property
     def model(self) -> LLoCOModel:
@@ -106,6 +113,7 @@ class Engine:
         on_miss: OnMiss = "compress",
         ratio: int | None = None,
         groups: Sequence[str | None] | None = None,
+        keep_groups: bool = False,
         progress: bool | Progress = False,
     ) -> list[Shown]:
         """A summary of each of ``texts``, in order. Equal texts are compressed once; what is in the store is not compressed again.
@@ -114,15 +122,16 @@ class Engine:
             texts: blank ones stand for themselves.
             on_miss: what to do with a text that the store does not hold.
             ratio: source tokens per vector in the prompt, one of the model's; None is the finest.
-            groups: the adapter group of each text, kept in the store's entry. A text is of one group, the one named last; None keeps
-                the one that it has.
+            groups: the adapter group of each text, the one named last; None is the one that its entry has. It is kept in the entry of a
+                text that is compressed now. Of what the store holds already nothing is written: there it counts in this process.
+            keep_groups: write ``groups`` into the entries that the store holds already, too, as where documents are put in.
             progress: as for LLoCOModel.compress.
 
         Raises PlaceholderError for a miss when ``on_miss`` is "raise", IncompatibleSummary for a ratio that the model does not read.
         """
         self._check_ratio(ratio)
         texts = listed(texts, "texts", str)
-        entries = self._entries(texts, on_miss, groups, (), progress)
+        entries = self._entries(texts, on_miss, groups, (), progress, keep_groups)
         return showing.uniform(entries, ratio, [None] * len(texts), self.model.text_ids)
 
     def show(
@@ -249,6 +258,7 @@ class Engine:
         groups: Sequence[str | None] | None,
         raw: Collection[int],
         progress: bool | Progress,
+        keep_groups: bool = False,
     ) -> list[Entry]:
         """The store's entry of each text. What is missing is compressed, unless it is blank, or handed on raw and of no group."""
         if on_miss not in ("compress", "text", "raise"):
@@ -273,13 +283,14 @@ class Engine:
             _log.info("%d of %d texts are not in the store %s yet, and are compressed now", len(changed), len(texts), shown(self.store.url))
             summaries = self.model.compress([texts[i] for i in changed], progress=progress)
             self._put([(texts[i], summary, named[i]) for i, summary in zip(changed, summaries, strict=True)])
-        moved = list({keys[i]: i for i in range(len(texts)) if _moves(infos[keys[i]], named[i])}.values())
+        _name_groups({key: group for key, group in zip(keys, named, strict=True) if group is not None})
+        moved = list({keys[i]: i for i in range(len(texts)) if keep_groups and _moves(infos[keys[i]], named[i])}.values())
         if moved:
             held = self.store.get_many([keys[i] for i in moved])
             self._put([(texts[i], summary, named[i]) for i, summary in zip(moved, held, strict=True) if summary is not None])
         fresh = [keys[i] for i in (*changed, *moved)]
         infos.update(zip(fresh, self.store.info_many(fresh), strict=True))
-        return [Entry(text, key, infos[key]) for text, key in zip(texts, keys, strict=True)]
+        return [Entry(text, key, _of_group(infos[key], group)) for text, key, group in zip(texts, keys, named, strict=True)]
 
     def _put(self, items: Sequence[tuple[str, SummaryEmbeddings, str | None]]) -> None:
         self.store.put_many([(text, replace(summary, group=group) if group else summary) for text, summary, group in items])
@@ -290,7 +301,7 @@ class Engine:
         if self.adapters:
             texts = [prompt] if isinstance(prompt, str) else [spoken(m) for m in prompt]
             marks = [mark for text, votes in map(placeholder.split_votes, texts) for mark in (*placeholder.find(text), *votes)]
-            groups = grouping.shares(marks, self.store.info_many([mark.key for mark in marks]))
+            groups = grouping.shares(marks, map(_as_named, marks, self.store.info_many([mark.key for mark in marks])))
             if marks and not groups and name is None and "default" not in self.adapters:
                 _warn_of_no_group(tuple(sorted(self.adapters)))
         chosen = grouping.choose(self.adapters, groups, name)
@@ -374,18 +385,39 @@ def _default_embedder(device: str) -> Embedder | None:
         return None
 
 
+_named_groups: dict[str, str] = {}
+"""Key -> the group that a query named for an entry. Keys of different stores differ; the oldest are forgotten."""
+_MOST_NAMED = 100_000
+
+
+def _name_groups(groups: dict[str, str]) -> None:
+    for key, group in groups.items():
+        _named_groups.pop(key, None)
+        _named_groups[key] = group
+    while len(_named_groups) > _MOST_NAMED:
+        _named_groups.pop(next(iter(_named_groups), ""), None)
+
+
+def _as_named(mark: Placeholder, info: EntryInfo | None) -> EntryInfo | None:
+    return _of_group(info, _named_groups.get(mark.key))
+
+
+def _of_group(info: EntryInfo | None, group: str | None) -> EntryInfo | None:
+    return info if info is None or group is None else replace(info, group=group)
+
+
 _stores: dict[object, SummaryStore] = {}
 _stores_lock = ForkLock(wait=False)
 
 
 def _shared_store(target: Any) -> SummaryStore:
-    from lloco_integrations.paths import home
     from lloco_integrations.store import SummaryStore
 
     if isinstance(target, SummaryStore):
         return target
     target = target.get_secret_value() if isinstance(target, Secret) else target
-    key = target if isinstance(target, str) else ("default", str(home())) if target is None else ("object", id(target))
+    target = settled(target)
+    key = target if isinstance(target, str) else ("default", str(home().absolute())) if target is None else ("object", id(target))
     with _stores_lock:
         if key not in _stores:
             _stores[key] = SummaryStore.open(target)

@@ -41,9 +41,10 @@ def fingerprint(**parts: object) -> str:
 def file_hash(paths: Iterable[str | PathLike[str]]) -> str:
     """sha256 over the names (without folders) and contents of ``paths``, in any order.
 
-    Cheap where it can be: a file of the Hugging Face hub's cache is a link to a blob that is named by its own sha256,
-    which is then taken as it is; other files are read once a process. The same weights cut into other shards have
-    another hash. Raises BadInput if one of ``paths`` cannot be read, or if two of them have the same name.
+    Each file is read once a process. The same weights cut into other shards have another hash.
+
+    Raises BadInput if one of ``paths`` cannot be read, if two of them have the same name, or if a file of the Hugging Face hub's cache,
+    which is a link to a blob named by its sha256, holds something else.
     """
     found = [Path(path) for path in paths]
     names = [path.name for path in found]
@@ -86,10 +87,13 @@ def weights_hash(weights: torch.nn.Module | Mapping[str, torch.Tensor]) -> str:
 
 def _sha256_of(path: Path) -> str:
     blob = path.resolve(strict=True)
-    if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name):
-        return blob.name
     stat = blob.stat()
-    return _read_sha256(blob, stat.st_size, stat.st_mtime_ns)
+    found = _read_sha256(blob, stat.st_size, stat.st_mtime_ns)
+    if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) and found != blob.name:
+        raise BadInput(
+            f"{path} has sha256 {found}, and its blob is named {blob.name}: it is damaged, or not what it says; delete it and fetch it again"
+        )
+    return found
 
 
 @lru_cache(maxsize=1024)

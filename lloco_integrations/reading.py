@@ -4,32 +4,50 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lloco_integrations.errors import BadInput, MissingExtra
+from lloco_integrations.errors import BadInput, LLoCOError, MissingExtra
 
 if TYPE_CHECKING:
     from lloco_integrations.evaluation.datasets import Document
 
 CHUNK_SIZE, CHUNK_OVERLAP = 256, 32
 """Of a passage, in tokens, unless a command is told otherwise."""
-READER = 1
+READER = 2
 """Raised when the same file gives other passages than before; catalogued files are then read again."""
+
+LARGEST = 256 * 2**20
+"""Bytes of a file, unpacked."""
+LARGEST_PAGE = 32 * 2**20
+"""Bytes of an HTML file."""
+
+_MOST_PACKED = 100
+"""Times that text may grow when it is unpacked: what grows more was made to."""
 
 _TEXT = ("", ".txt", ".text", ".md", ".markdown", ".rst")
 _HTML = (".html", ".htm", ".xhtml")
 _JSONL = (".jsonl", ".jsonl.gz")
-READABLE = ".txt .md .rst .html .pdf .jsonl .jsonl.gz"
-_BLOCKS = ["p", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "section", "article", "pre", "blockquote", "dt", "dd", "title"]
+_OFFICE = (".csv", ".tsv", ".xlsx", ".docx", ".eml")
+READABLE = ".txt .md .rst .html .pdf .docx .xlsx .csv .eml .jsonl .jsonl.gz"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_GAP = re.compile(r"\s{101,}")
+_LINE = re.compile(r"line \d+")
 
 
 class Unusable(Exception):
     """A file that is left out, and why; the others go on."""
+
+
+class Unreachable(Unusable):
+    """A file or folder that cannot be looked at now; what is known of it still holds."""
+
+
+LeftOut = Callable[[Path, Unusable], None]
 
 
 @dataclass(frozen=True)
@@ -71,27 +89,61 @@ class Splitting:
             raise BadInput(f"chunk_size {self.chunk_size}, chunk_overlap {self.chunk_overlap}: {error}") from error
 
 
-def files_under(path: Path) -> Iterator[Path]:
-    """``path`` itself, or the files below it in the order of their names, without hidden ones."""
+def files_under(path: Path, left_out: LeftOut, *, follow_links: bool = False) -> Iterator[Path]:
+    """``path`` itself, or the files below it in the order of their names, without hidden ones.
+
+    ``left_out`` is called for each folder that cannot be read and, unless ``follow_links``, for each link to a folder and each link to a file
+    that is not below ``path``. Links that lead round in a circle are followed once.
+    """
     if not path.is_dir():
         yield path
         return
-    for folder, folders, names in os.walk(path):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+    root = os.path.realpath(path)
+    been = {root}
+
+    def unreadable(error: OSError) -> None:
+        left_out(Path(os.fsdecode(error.filename)), Unreachable(f"the folder cannot be read: {error.strerror or error}"))
+
+    def entered(folder: str) -> bool:
+        if not os.path.islink(folder):
+            return True
+        if not follow_links:
+            left_out(Path(folder), Unusable("a link to a folder; name the folder, or follow links (--follow-links)"))
+            return False
+        target = os.path.realpath(folder)
+        if target in been or (root + os.sep).startswith(target.rstrip(os.sep) + os.sep):
+            return False
+        been.add(target)
+        return True
+
+    for folder, folders, names in os.walk(path, onerror=unreadable, followlinks=follow_links):
+        folders[:] = [f for f in sorted(folders) if not f.startswith(".") and entered(os.path.join(folder, f))]
+        for name in sorted(names):
+            file = os.path.join(folder, name)
+            if name.startswith("."):
+                continue
+            if not follow_links and os.path.islink(file) and not os.path.realpath(file).startswith(root.rstrip(os.sep) + os.sep):
+                left_out(Path(file), Unusable("a link that leads out of the folder; name the file, or follow links (--follow-links)"))
+                continue
+            yield Path(file)
 
 
 def check_kind(path: Path) -> None:
     """Raises Unusable for a file that no reader is for, without opening it."""
-    if not path.is_file():
-        raise Unusable("not a regular file")
-    if _kind(path) not in (*_TEXT, *_HTML, *_JSONL, ".pdf"):
+    with _explaining():
+        if not path.is_file():
+            raise Unusable("not a regular file")
+    if _kind(path) not in (*_TEXT, *_HTML, *_JSONL, *_OFFICE, ".pdf"):
         raise Unusable(f"no reader for {_kind(path)} files (there are readers for {READABLE})")
 
 
 def passages(path: Path, splitter: Any) -> list[Piece]:
     """The passages of a file, in order. Raises Unusable, saying why, for a file that gives none."""
-    cut = [replace(p, text=text) for p in pieces(path) if p.text.strip() for text in splitter.split_text(p.text) if text.strip()]
+    found = pieces(path)
+    try:
+        cut = [replace(p, text=text) for p in found if p.text.strip() for text in splitter.split_text(p.text) if text.strip()]
+    except Exception as error:  # a text of one kind of mark over and over may be too much for its patterns
+        raise Unusable(f"cannot be cut into passages ({_said(error)})") from error
     if not cut:
         raise _no_text(path)
     return cut
@@ -108,19 +160,41 @@ def documents(path: Path, name: str) -> list[Document]:
     if not found:
         raise _no_text(path)
     if _kind(path) in _JSONL:
-        return [Document(piece.place, piece.title, piece.text) for piece in found]
+        ids = [f"{name}, {piece.place}" if _LINE.fullmatch(piece.place) else piece.place for piece in found]
+        return [Document(doc_id, piece.title, piece.text) for doc_id, piece in zip(ids, found, strict=True)]
     return [Document(name, found[0].title, "\n\n".join(piece.text for piece in found))]
 
 
 def pieces(path: Path) -> list[Piece]:
     """The texts of a file as they are, before they are cut. Raises Unusable, saying why, for a file that cannot be read."""
     check_kind(path)
-    try:
-        if path.stat().st_size == 0:
+    with _explaining():
+        size = path.stat().st_size
+        if size == 0:
             raise Unusable("empty file")
-        return [replace(piece, text=_clean(piece.text)) for piece in _read(path)]
+        largest = LARGEST_PAGE if _kind(path) in _HTML else LARGEST
+        if size > largest:
+            raise Unusable(f"{size:,} bytes, more than the {largest:,} that such a file may have; split it")
+        return [Piece(_clean(p.text), _clean(p.title), _clean(p.place)) for p in _read(path)]
+
+
+@contextmanager
+def _explaining() -> Iterator[None]:
+    """Whatever one file makes a reader stumble over becomes the reason why that file is left out."""
+    try:
+        yield
+    except Unusable:
+        raise
     except OSError as error:
-        raise Unusable(f"cannot be read: {error.strerror or error}") from error
+        raise Unreachable(f"cannot be read: {error.strerror or error}") from error
+    except LLoCOError as error:
+        raise Unusable(str(error)) from error
+    except Exception as error:  # readers of other people's formats raise anything, RecursionError and MemoryError among it
+        raise Unusable(f"cannot be read ({_said(error)})") from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _no_text(path: Path) -> Unusable:
@@ -133,15 +207,20 @@ def _read(path: Path) -> Sequence[Piece]:
         return _jsonl(path)
     if kind == ".pdf":
         return _pdf(path)
-    text = _utf8(path.read_bytes())
-    return [_html(text) if kind in _HTML else Piece(text)]
+    if kind in _OFFICE:
+        from lloco_integrations import office
+
+        return office.read(path, kind)
+    data = path.read_bytes()
+    return [_html(data)] if kind in _HTML else [Piece(utf8(data))]
 
 
 def _kind(path: Path) -> str:
     return ".jsonl.gz" if path.name.lower().endswith(".jsonl.gz") else path.suffix.lower()
 
 
-def _utf8(data: bytes) -> str:
+def utf8(data: bytes) -> str:
+    """``data`` as text. Raises Unusable, saying where, for what is not UTF-8."""
     if data.startswith(_UTF16):
         raise Unusable("UTF-16 text; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
     nul = data.find(b"\0")
@@ -157,23 +236,20 @@ def _utf8(data: bytes) -> str:
         ) from error
 
 
-def _html(text: str) -> Piece:
+def _html(data: bytes) -> Piece:
+    from lloco_integrations.markup import charset, text_of
+
+    declared = None if data.startswith(b"\xef\xbb\xbf") else charset(data)
+    if declared in (None, "utf-8"):
+        text, title = text_of(utf8(data))
+        return Piece(text, title)
     try:
-        from bs4 import BeautifulSoup
-    except ImportError as error:
-        raise Unusable('reading HTML needs beautifulsoup4: pip install "lloco_integrations[demo]"') from error
-    soup: Any = BeautifulSoup(text, "html.parser")
-    title = " ".join(soup.title.get_text().split()) if soup.title else ""
-    for tag in soup(["script", "style", "noscript", "template", "title"]):
-        tag.decompose()
-    for tag in soup(["br", "hr"]):
-        tag.replace_with("\n")
-    for tag in soup(["td", "th"]):
-        tag.append(" ")
-    for tag in soup(_BLOCKS):
-        tag.append("\n")
-    lines = (" ".join(line.split()) for line in soup.get_text().splitlines())
-    return Piece(re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip(), title=title)
+        text, title = text_of(data.decode(declared))
+    except UnicodeDecodeError as error:
+        raise Unusable(
+            f"it declares the charset {declared}, in which byte 0x{data[error.start]:02x} at offset {error.start} is nothing"
+        ) from error
+    return Piece(text, title)
 
 
 def _pdf(path: Path) -> list[Piece]:
@@ -196,14 +272,24 @@ def _pdf(path: Path) -> list[Piece]:
 
 
 def _jsonl(path: Path) -> list[Piece]:
-    from lloco_integrations.evaluation.datasets import read_documents
+    """``text`` of each line, or LangChain's ``page_content``; ``doc_id`` or ``id`` and ``title`` are wanted, not needed."""
+    from lloco_integrations.evaluation.datasets import read_lines
 
-    try:
-        return [Piece(d.text, title=_clean(d.title), place=_clean(d.doc_id)) for d in read_documents(path)]
-    except BadInput as error:
-        raise Unusable(str(error)) from error
+    found = []
+    packed = _MOST_PACKED * path.stat().st_size if path.suffix == ".gz" else LARGEST
+    for number, (row, at) in enumerate(read_lines(path, min(LARGEST, max(2**24, packed))), 1):
+        metadata: dict[str, Any] = row["metadata"] if isinstance(row.get("metadata"), dict) else {}
+        text = row.get("text", row.get("page_content"))
+        if not isinstance(text, str):
+            raise Unusable(f"{at}: 'text' must be a string, not {str(text)[:60]!r}")
+        names = (row.get("doc_id"), row.get("id"), metadata.get("doc_id"), metadata.get("id"))
+        place = next((str(name) for name in names if isinstance(name, (str, int)) and str(name).strip()), f"line {number}")
+        title = row.get("title") or metadata.get("title")
+        found.append(Piece(text, title if isinstance(title, str) else "", place))
+    return found
 
 
 def _clean(text: str) -> str:
-    """``text`` without what no tokenizer or database takes: lone surrogates and NUL, which PDF readers produce."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
+    """``text`` without what no tokenizer or database takes: lone surrogates and NUL, which PDF readers produce, and gaps without end."""
+    text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
+    return _GAP.sub(lambda gap: "\n\n" if "\n" in gap[0] else " ", text)

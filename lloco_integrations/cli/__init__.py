@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -81,5 +82,8 @@ app.command("serve")(serve.command)
 
 
 def main() -> None:
-    """Entry point of the script ``lloco``."""
+    """Entry point of the script ``lloco``. What a stream cannot show, as in a Windows code page, becomes a question mark, and no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app(prog_name="lloco")

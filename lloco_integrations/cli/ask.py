@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -151,8 +152,10 @@ def marked(text: str, as_text: Sequence[tuple[int, int]]) -> str:
 
 
 def _where(passage: Passage) -> str:
-    relative = os.path.relpath(passage.path)
-    path = passage.path if relative.startswith("..") else relative
+    path = passage.path
+    with suppress(ValueError):  # on another drive of Windows
+        relative = os.path.relpath(path)
+        path = path if relative.startswith("..") else relative
     return ", ".join(part for part in (path, passage.place, passage.title) if part)
 
 

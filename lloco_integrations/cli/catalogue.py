@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lloco_integrations.errors import StoreError
-from lloco_integrations.paths import home
+from lloco_integrations.paths import home, make_private, touch_private
 from lloco_integrations.reading import Piece
 from lloco_integrations.store.backend import shown
 from lloco_integrations.store.sqlite_files import connect
@@ -96,7 +96,8 @@ class Catalogue:
             raise StoreError(f"nothing was compressed into {shown(url)} from here; begin with: lloco compress PATH --store {shown(url)}")
         with explaining(path):
             if create:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_private(path.parent)
+                touch_private(path)
             db, _ = connect(path, BUSY_SECONDS)
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version == 0 and create:

@@ -22,6 +22,7 @@ from lloco_integrations.cli.options import (
 )
 from lloco_integrations.cli.screen import LongWork
 from lloco_integrations.reading import CHUNK_OVERLAP, CHUNK_SIZE
+from lloco_integrations.store import Damage, EntryInfo
 
 if TYPE_CHECKING:
     from lloco_integrations.cli.catalogue import Catalogue
@@ -39,14 +40,20 @@ class How(StrEnum):
 
 
 def command(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders: text, Markdown, HTML, PDF, JSONL with a text per line.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Files and folders: text, Markdown, HTML, PDF, Word, Excel, CSV, e-mail, JSONL."),
+    ],
     store: StoreOption = None,
     model: ModelOption = "smollm2-135m",
     chunk_size: Annotated[int, typer.Option(min=1, help="Tokens of a passage, at most, as LlamaIndex counts them.")] = CHUNK_SIZE,
     chunk_overlap: Annotated[int, typer.Option(min=0, help="Tokens that neighbouring passages share.")] = CHUNK_OVERLAP,
     storage: Annotated[str | None, typer.Option(help="How a new store keeps vectors: exact, or int8 (half the size or less).")] = None,
     group: Annotated[str | None, typer.Option(help="Adapter group that the documents are in; what is stored already moves to it.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if a file had to be skipped.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if a file or folder had to be skipped.")] = False,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Also read linked folders, and linked files that lie elsewhere.")
+    ] = False,
     device: DeviceOption = "auto",
     engine: Annotated[
         How, typer.Option(help="In this process, or by several workers over Ray Data, on this machine or a cluster.")
@@ -58,6 +65,7 @@ def command(
 ) -> None:
     """Compress documents into the store. Run it again at any time: only what is new or changed costs something."""
     from lloco_integrations import distributed, ray_cluster
+    from lloco_integrations.cli import known
     from lloco_integrations.cli.catalogue import Catalogue, location
     from lloco_integrations.cli.scan import require, scan
     from lloco_integrations.engine import Engine
@@ -77,17 +85,23 @@ def command(
     if location(url).exists():
         with Catalogue.open(url) as existing:
             require(paths, existing)
-            fingerprint, files = _fingerprint(Engine(model, url, device=device), existing)
+            fingerprint, files = known.fingerprint_and_files(Engine(model, url, device=device), existing)
     else:
         require(paths, None)
-        fingerprint, files = _fingerprint(Engine(model, url, device=device), None)
+        fingerprint, files = known.fingerprint_and_files(Engine(model, url, device=device), None)
     with SummaryStore.open(url, storage=storage) as opened, Catalogue.open(url) as catalogue, _progress() as progress:
         if files is not None:
             catalogue.keep_fingerprint(files, fingerprint)
         task = progress.add_task("reading files", total=None, unit="")
-        result = scan(catalogue, paths, splitting, lambda done, total: progress.update(task, completed=done, total=total))
+        result = scan(
+            catalogue,
+            paths,
+            splitting,
+            lambda done, total: progress.update(task, completed=done, total=total),
+            follow_links=follow_links,
+        )
         texts = _texts(catalogue, paths)
-        missing, moved = _missing(opened, fingerprint, texts, group)
+        missing, moved, damaged = _missing(opened, fingerprint, texts, group)
         here = Engine(model, opened, device=device)
         done = (0, 0.0)
         if missing and engine is How.ray:
@@ -108,33 +122,17 @@ def command(
         elif missing:
             done = _compress(here, missing, group, progress)
         if moved:
-            here.compress(moved, groups=[group] * len(moved))
+            here.compress(list(moved), groups=list(moved.values()), keep_groups=True)
         catalogue.forget_vectors()
     _report(result, len(texts), len(missing), *done)
-    if moved:
-        typer.echo(f"group: {len(moved):,} passages were moved to {printable(str(group))}")
+    if damaged:
+        typer.echo(f"damaged: {damaged:,} entries of the store were damaged, and are compressed again")
+    if moved and group is not None:
+        typer.echo(f"group: {len(moved):,} passages were moved to {printable(group)}")
     if not texts and not result.gone:
         raise BadInput(f"none of the {len(result.skipped)} files found could be used" if result.skipped else "found no files to compress")
     if strict and result.skipped:
         raise BadInput(f"{len(result.skipped)} files were skipped (--strict)")
-
-
-def _fingerprint(engine: Engine, catalogue: Catalogue | None) -> tuple[str, str | None]:
-    """The compressor's fingerprint, and a name for the model's files where it should be kept for the next run under that name.
-
-    The model is loaded only if nothing else tells.
-    """
-    from lloco_integrations.cli import known
-
-    directory = known.directory_of(engine.model_name)
-    if directory is None:
-        return engine.model.fingerprint, None
-    stated = known.fingerprint_of(directory)
-    if stated is not None:
-        return stated, None
-    name = known.identity(directory)
-    cached = catalogue.fingerprint(name) if catalogue is not None else None
-    return (cached, None) if cached is not None else (engine.model.fingerprint, name)
 
 
 def _texts(catalogue: Catalogue, paths: Sequence[Path]) -> list[str]:
@@ -144,13 +142,21 @@ def _texts(catalogue: Catalogue, paths: Sequence[Path]) -> list[str]:
     return list(dict.fromkeys(text for path in paths for text in catalogue.texts_under(absolute(path))))
 
 
-def _missing(store: SummaryStore, fingerprint: str, texts: Sequence[str], group: str | None) -> tuple[list[str], list[str]]:
-    """The texts that the store does not hold, and those that it holds in another group than the one asked for."""
-    keys = [store.key(fingerprint, text) for text in texts]
+def _missing(store: SummaryStore, fingerprint: str, texts: Sequence[str], group: str | None) -> tuple[list[str], dict[str, str], int]:
+    """The texts that the store does not hold soundly, those whose entries must be put into another group, and how many are damaged.
+
+    Damaged entries are deleted; their group is kept if the description is sound.
+    """
+    names = {store.key(fingerprint, text): text for text in texts}
+    held = dict(zip(names, store.sound_many(list(names)), strict=True))
+    damaged = {key: found.group for key, found in held.items() if isinstance(found, Damage)}
+    if damaged:
+        store.delete_many(list(damaged))
+    missing = [text for key, text in names.items() if not isinstance(held[key], EntryInfo)]
     if group is None:
-        return [text for text, present in zip(texts, store.contains_many(keys), strict=True) if not present], []
-    infos = list(zip(texts, store.info_many(keys), strict=True))
-    return [t for t, info in infos if info is None], [t for t, info in infos if info is not None and info.group != group]
+        return missing, {names[key]: kept for key, kept in damaged.items() if kept is not None}, len(damaged)
+    others = (key for key, found in held.items() if isinstance(found, EntryInfo) and found.group != group)
+    return missing, {names[key]: group for key in others}, len(damaged)
 
 
 def _compress(engine: Engine, texts: Sequence[str], group: str | None, progress: LongWork) -> tuple[int, float]:

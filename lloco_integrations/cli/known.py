@@ -7,8 +7,13 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lloco_integrations.models.presets import PRESETS
+
+if TYPE_CHECKING:
+    from lloco_integrations.cli.catalogue import Catalogue
+    from lloco_integrations.engine import Engine
 
 MANIFEST = "lloco.json"
 
@@ -35,7 +40,7 @@ def directory_of(name: str) -> Path | None:
 
 def fingerprint_of(directory: Path) -> str | None:
     """The compressor fingerprint that a model directory states, None where only loading tells."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         return str(json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["spec"]["fingerprint"])
     return None
 
@@ -48,3 +53,19 @@ def identity(directory: Path) -> str:
             stat = path.stat()
             parts.append([path.name, stat.st_size, stat.st_mtime_ns])
     return hashlib.sha256(json.dumps([str(directory.resolve()), parts]).encode()).hexdigest()
+
+
+def fingerprint_and_files(engine: Engine, catalogue: Catalogue | None) -> tuple[str, str | None]:
+    """The compressor's fingerprint, and a name for the model's files where it should be kept for the next run under that name.
+
+    The model is loaded only if nothing else tells.
+    """
+    directory = directory_of(engine.model_name)
+    if directory is None:
+        return engine.model.fingerprint, None
+    stated = fingerprint_of(directory)
+    if stated is not None:
+        return stated, None
+    name = identity(directory)
+    cached = catalogue.fingerprint(name) if catalogue is not None else None
+    return (cached, None) if cached is not None else (engine.model.fingerprint, name)

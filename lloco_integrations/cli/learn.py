@@ -60,7 +60,7 @@ def command(
     _say(3, "learning the adapter, then asking what was held out")
     adapter = out / ADAPTER
     lines = finetune.run(store, lessons, adapter, group=name, model=model, epochs=epochs, limit=limit, seed=seed, device=device)
-    (out / SCORECARD).write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
+    (out / SCORECARD).write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n", encoding="utf-8")
     label, where = printable(name), printable(str(adapter))
     typer.echo(
         f"\nUse it:\n\n  names = dict(model={model!r}, store={printable(store)!r})\n"

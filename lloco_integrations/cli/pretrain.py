@@ -276,7 +276,7 @@ def _write(learner: Trainee, out: Path, recipe: dict[str, Any], base: str, token
         typer.echo("no picture of the loss curves: pip install matplotlib", err=True)
     if recipe["reads"] != Reads.summary:
         weights = export.export_adapter(learner, out / "weights", base)
-        (weights / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
+        (weights / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
     elif isinstance(learner, SummaryTokenTrainee):
         weights = export.export_autocompressor(learner, out / "model", tokenizer)
     else:

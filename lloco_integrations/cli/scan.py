@@ -11,7 +11,7 @@ from typing import Any
 
 from lloco_integrations.cli.catalogue import Catalogue, FileRecord
 from lloco_integrations.errors import BadInput
-from lloco_integrations.reading import Splitting, Unusable, check_kind, files_under, passages
+from lloco_integrations.reading import Splitting, Unreachable, Unusable, check_kind, files_under, passages
 
 
 @dataclass
@@ -43,11 +43,24 @@ def require(paths: Sequence[Path], catalogue: Catalogue | None) -> None:
             raise BadInput(f"there is no file or folder {str(path)!r}; check the path")
 
 
-def scan(catalogue: Catalogue, paths: Sequence[Path], splitting: Splitting, progress: Callable[[int, int], None]) -> Scan:
-    """Updates ``catalogue`` for everything below ``paths``. ``progress`` is called with files done and files in all."""
-    roots = [absolute(path) for path in paths]
-    found = list(dict.fromkeys(str(file) for root in roots if os.path.lexists(root) for file in files_under(Path(root))))
+def scan(
+    catalogue: Catalogue, paths: Sequence[Path], splitting: Splitting, progress: Callable[[int, int], None], *, follow_links: bool = False
+) -> Scan:
+    """Updates ``catalogue`` for everything below ``paths``. ``progress`` is called with files done and files in all.
+
+    What cannot be looked at now (a folder without permission, a disk that fails) is left out, but not forgotten.
+    """
     result = Scan()
+    unreachable: list[str] = []
+
+    def left_out(path: Path, reason: Unusable) -> None:
+        result.skipped.append((str(path), str(reason)))
+        if isinstance(reason, Unreachable):
+            unreachable.append(str(path))
+
+    roots = [absolute(path) for path in paths]
+    there = (Path(root) for root in roots if os.path.lexists(root))
+    found = list(dict.fromkeys(str(file) for root in there for file in files_under(root, left_out, follow_links=follow_links)))
     splitter: list[Any] = []
 
     def cut(path: Path) -> list[Any]:
@@ -60,13 +73,14 @@ def scan(catalogue: Catalogue, paths: Sequence[Path], splitting: Splitting, prog
         try:
             _one(catalogue, path, str(splitting), cut, result)
         except Unusable as reason:
-            result.skipped.append((path, str(reason)))
+            left_out(Path(path), reason)
     progress(len(found), len(found))
-    left_out = {path for path, _ in result.skipped}
-    present = set(found) - left_out
+    unusable = {path for path, _ in result.skipped}
+    present = set(found) - unusable
+    present.update(known for path in unreachable for known in catalogue.paths_under(path))
     known = dict.fromkeys(path for root in roots for path in catalogue.paths_under(root))
     forgotten = [path for path in known if path not in present]
-    result.gone = [path for path in forgotten if path not in left_out]
+    result.gone = [path for path in forgotten if path not in unusable]
     if forgotten:
         catalogue.drop(forgotten)
     return result
@@ -85,7 +99,7 @@ def _one(catalogue: Catalogue, path: str, splitting: str, cut: Callable[[Path], 
             return
         record = FileRecord(path, stat.st_size, stat.st_mtime_ns, _sha256(file), splitting)
     except OSError as error:
-        raise Unusable(f"cannot be read: {error.strerror or error}") from error
+        raise Unreachable(f"cannot be read: {error.strerror or error}") from error
     if known and (known.sha256, known.splitting) == (record.sha256, splitting):
         catalogue.keep(record, None)
         result.unchanged += 1

@@ -6,7 +6,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import Annotated
@@ -17,10 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.table import Table
 from rich.text import Text
 
-from lloco_integrations.cli.options import StoreOption
+from lloco_integrations.cli.options import DeviceOption, ModelOption, StoreOption
 from lloco_integrations.cli.screen import LongWork, screen
 from lloco_integrations.errors import BadInput, DamagedEntry
-from lloco_integrations.store import EntryInfo, SummaryStore, Totals
+from lloco_integrations.paths import make_private, touch_private
+from lloco_integrations.store import Damage, EntryInfo, SummaryStore, Totals
 from lloco_integrations.store.backend import shown
 from lloco_integrations.store.opening import open_backend, uncached
 
@@ -81,20 +82,61 @@ def list_entries(
 
 
 @app.command()
-def verify(address: AddressArgument = None, store: StoreOption = None) -> None:
-    """Read and check every entry. Lists damaged ones and exits with 1 if there are any."""
+def verify(
+    address: AddressArgument = None,
+    store: StoreOption = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Compress damaged entries again, and bring a store of an earlier version to this version's format."),
+    ] = False,
+    model: ModelOption = "smollm2-135m",
+    device: DeviceOption = "auto",
+) -> None:
+    """Read and check every entry. Lists damaged ones and exits with 1 if there are any.
+
+    --repair compresses those again whose texts were compressed with --model by lloco compress on this machine.
+    """
     with _open(address, store) as opened, _progress() as progress:
+        if repair and (renewed := opened.upgrade()):
+            typer.echo(f"{renewed:,} entries of an earlier version were written anew.")
         damaged = opened.verify(_counting(progress, "checking"))
+        if repair and damaged:
+            healed = _repair(opened, damaged, model, device)
+            typer.echo(f"{len(healed):,} damaged entries were compressed again.")
+            damaged = [key for key in damaged if key not in healed]
+            opened.upgrade()
         count = opened.stats().entries
     for key in damaged:
         typer.echo(key)
     if damaged:
-        typer.echo(
-            f"{len(damaged)} damaged entries. Delete them with: lloco store gc --damaged --yes, then compress their texts again.",
-            err=True,
+        remedy = (
+            "No document compressed here with this --model has them. Delete them with: lloco store gc --damaged --yes"
+            if repair
+            else "Compress those again whose documents are known with: lloco store verify --repair; delete them with: lloco store gc "
+            "--damaged --yes, then compress their texts again."
         )
+        typer.echo(f"{len(damaged)} damaged entries. {remedy}", err=True)
         raise typer.Exit(1)
     typer.echo(f"All {count:,} entries are sound.")
+
+
+def _repair(store: SummaryStore, damaged: Sequence[str], model: str, device: str) -> set[str]:
+    """Compresses again what is damaged and in the catalogue; returns the keys. The model is loaded only if there is something to do."""
+    from lloco_integrations.cli.known import fingerprint_and_files
+    from lloco_integrations.engine import Engine
+
+    texts = _catalogued(store)
+    if not texts:
+        return set()
+    engine = Engine(model, store, device=device)
+    fingerprint, _ = fingerprint_and_files(engine, None)
+    wanted = set(damaged)
+    known = {key: text for text in texts if (key := store.key(fingerprint, text)) in wanted}
+    kept = dict(zip(known, store.sound_many(list(known)), strict=True))
+    store.delete_many(list(known))
+    groups = [found.group if isinstance(found := kept[key], Damage) else None for key in known]
+    engine.compress(list(known.values()), groups=groups, keep_groups=True)
+    return set(known)
 
 
 @app.command()
@@ -170,7 +212,8 @@ def _copy_catalogue(source: str, destination: str) -> None:
         return
     half = new.with_name(f"{new.name}.tmp-{os.getpid()}")
     with explaining(new):
-        new.parent.mkdir(parents=True, exist_ok=True)
+        make_private(new.parent)
+        touch_private(half)
         try:
             with closing(sqlite3.connect(old)) as db, closing(sqlite3.connect(half)) as copied:
                 db.backup(copied)
@@ -179,23 +222,32 @@ def _copy_catalogue(source: str, destination: str) -> None:
             half.unlink(missing_ok=True)
 
 
-def _reachable(store: SummaryStore) -> Callable[[set[str]], set[str]]:
-    """The keys that the catalogue's passages have under the fingerprints asked for. Raises StoreError if there is no catalogue."""
-    from lloco_integrations.cli.catalogue import Catalogue, location
+def _catalogues(store: SummaryStore) -> list[str]:
+    """The addresses under which ``lloco compress`` on this machine may have put documents into ``store``."""
+    from lloco_integrations.cli.catalogue import location
 
     bare = uncached(store.url)
-    urls = [url for url in dict.fromkeys((store.url, bare)) if location(url).exists()] or [bare]
-    for url in urls:
+    return [url for url in dict.fromkeys((store.url, bare)) if location(url).exists()]
+
+
+def _catalogued(store: SummaryStore) -> set[str]:
+    """The texts of all passages that were compressed into ``store`` from here."""
+    from lloco_integrations.cli.catalogue import Catalogue
+
+    texts: set[str] = set()
+    for url in _catalogues(store):
+        with Catalogue.open(url, create=False) as catalogue:
+            texts.update(passage.text for passage in catalogue.passages())
+    return texts
+
+
+def _reachable(store: SummaryStore) -> Callable[[set[str]], set[str]]:
+    """The keys that the catalogue's passages have under the fingerprints asked for. Raises StoreError if there is no catalogue."""
+    from lloco_integrations.cli.catalogue import Catalogue
+
+    for url in _catalogues(store) or [uncached(store.url)]:
         Catalogue.open(url, create=False).close()
-
-    def keys(fingerprints: set[str]) -> set[str]:
-        texts: set[str] = set()
-        for url in urls:
-            with Catalogue.open(url, create=False) as catalogue:
-                texts.update(passage.text for passage in catalogue.passages())
-        return {store.key(fingerprint, text) for fingerprint in fingerprints for text in texts}
-
-    return keys
+    return lambda fingerprints: {store.key(fingerprint, text) for text in _catalogued(store) for fingerprint in fingerprints}
 
 
 def _size(text: str) -> int:

@@ -78,7 +78,7 @@ def read(path: Path, but: set[Path]) -> tuple[list[Document], list[tuple[str, st
     skipped: list[tuple[str, str]] = []
     homes: dict[str, Path] = {}
     leave_out = {p.absolute() for p in but}
-    for file in files_under(path):
+    for file in files_under(path, lambda left_out, reason: skipped.append((str(left_out), str(reason)))):
         if file.absolute() in leave_out:
             continue
         name = file.relative_to(path).as_posix() if path.is_dir() else file.name

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,27 +59,45 @@ def read_questions(path: Path | str) -> list[Question]:
     return questions
 
 
-def read_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """The objects of a JSONL file, each with where it stands. Raises BadInput naming file and line for what is not one."""
+def read_lines(path: Path, largest: int | None = None) -> Iterator[tuple[dict[str, Any], str]]:
+    """The objects of a JSONL file, each with where it stands. Raises BadInput naming file and line for what is not one.
+
+    ``largest``: bytes that the file may have, unpacked.
+    """
+    total = 0
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number in itertools.count(1):
+                line = file.readline() if largest is None else file.readline(largest + 1 - total)
+                if not line:
+                    return
+                total += len(line)
+                if largest is not None and total > largest:
+                    raise BadInput(f"{path}: more than {largest:,} bytes, unpacked; split it")
                 at = f"{path}, line {number}"
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise BadInput(f"{at}: not valid JSON ({error.msg} at column {error.colno}); write one object a line") from error
-                if not isinstance(row, dict):
-                    raise BadInput(f"{at}: expected a JSON object, not {type(row).__name__}")
-                yield row, at
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                if text:
+                    yield _object(text, at), at
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise BadInput(f"cannot read {path}: {error}; give a .jsonl or .jsonl.gz file in UTF-8") from error
+
+
+def _object(text: str, at: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{at}: not valid JSON ({error.msg} at column {error.colno}); write one object a line") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        raise BadInput(f"{at}: JSON that cannot be read ({type(error).__name__}: {error}); write one plain object a line") from error
+    if not isinstance(row, dict):
+        raise BadInput(f"{at}: expected a JSON object, not {type(row).__name__}")
+    return row
 
 
 def _text(row: dict[str, Any], field: str, at: str) -> str:
     value = row.get(field)
+    if field == "doc_id" and type(value) is int:
+        return str(value)
     if not isinstance(value, str) or not value.strip():
-        raise BadInput(f"{at}: '{field}' must be a non-empty string, not {value!r}")
+        raise BadInput(f"{at}: '{field}' must be a non-empty string, not {str(value)[:60]!r}")
     return value

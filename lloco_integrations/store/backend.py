@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from lloco_integrations.errors import DamagedEntry, LLoCOError, StoreError
 from lloco_integrations.secret import shown as shown
+from lloco_integrations.store.codec import check
 from lloco_integrations.store.header import read_header
 from lloco_integrations.store.info import EntryInfo
 from lloco_integrations.store.meta import StoreMeta
+from lloco_integrations.store.seal import Seal
 
 Head = EntryInfo | DamagedEntry | None
 T = TypeVar("T")
@@ -23,6 +25,10 @@ class PlaceDamaged(StoreError):
 
 class NoStore(StoreError):
     """There is no store at the address, and none was to be made."""
+
+
+class NoRoom(StoreError):
+    """The disk or quota is used up."""
 
 
 class Backend(Protocol):
@@ -37,6 +43,9 @@ class Backend(Protocol):
 
         Raises NoStore if there is none and ``proposal`` is None.
         """
+
+    def keep_meta(self, meta: StoreMeta) -> None:
+        """Puts ``meta``, of the same store, in the place of its meta data."""
 
     def get(self, keys: Sequence[str]) -> list[object]:
         """Values in the order of ``keys``, None where absent. What is not bytes is for the codec to refuse."""
@@ -63,12 +72,39 @@ class Backend(Protocol):
         """Lets go of handles; they are taken again when needed."""
 
 
-def head(key: str, data: object) -> Head:
-    """The description in the first bytes of a value, for backends that keep no columns."""
-    if data is None:
+def seal_of(meta: StoreMeta | None) -> Seal:
+    """The seal of the store whose meta data were loaded; a backend is used only after that."""
+    assert meta is not None
+    return meta.seal
+
+
+def heads_in(keys: Sequence[str], starts: Sequence[object], seal: Seal, whole: Callable[[Sequence[str]], Sequence[object]]) -> list[Head]:
+    """Descriptions in the first HEAD_BYTES bytes of values, or in whole ones, for backends that keep none apart.
+
+    ``whole``: gives values. One of format 1 is read whole: only its checksum, which covers all of it, vouches for what its header says.
+    """
+    found: dict[str, Head] = {}
+    old = []
+    for key, start in zip(keys, starts, strict=True):
+        try:
+            header = None if start is None else read_header(key, start, seal)
+        except DamagedEntry as error:
+            found[key] = error
+            continue
+        found[key] = header.info if header is not None else None
+        if header is not None and not header.sealed:
+            old.append(key)
+    for key, value in zip(old, whole(old) if old else [], strict=True):
+        found[key] = described(key, value, seal)
+    return [found[key] for key in keys]
+
+
+def described(key: str, value: object, seal: Seal) -> Head:
+    """What a whole value says of itself, once all of it was checked."""
+    if value is None:
         return None
     try:
-        return read_header(key, data).info
+        return check(key, value, seal).info
     except DamagedEntry as error:
         return error
 
@@ -89,11 +125,9 @@ def replaced(url: str) -> StoreError:
     return StoreError(f"the store {shown(url)} was removed or replaced while it was open; open it again and compress again what it lacks")
 
 
-def full(url: str) -> StoreError:
+def full(url: str) -> NoRoom:
     """The error for a disk or quota that is used up."""
-    return StoreError(
-        f"no room left for the store {shown(url)}; free some space and repeat the call. Everything acknowledged so far is kept"
-    )
+    return NoRoom(f"no room left for the store {shown(url)}; free some space and repeat the call. Everything acknowledged so far is kept")
 
 
 def read_only(url: str) -> StoreError:

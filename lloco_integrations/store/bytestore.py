@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from lloco_integrations.errors import StoreError
-from lloco_integrations.store.backend import Head, absent, chunks, guarded, head
+from lloco_integrations.store.backend import Head, absent, chunks, guarded, heads_in, seal_of
 from lloco_integrations.store.info import EntryInfo
 from lloco_integrations.store.keys import is_key
 from lloco_integrations.store.meta import StoreMeta
@@ -25,6 +25,7 @@ class ByteStoreBackend:
     def __init__(self, inner: Any) -> None:
         self.inner = inner
         self.url = f"object:{type(inner).__name__}"
+        self._meta: StoreMeta | None = None
 
     def load_meta(self, proposal: StoreMeta | None) -> StoreMeta:
         with _guard, self._using("open"):
@@ -35,7 +36,13 @@ class ByteStoreBackend:
                 # No ByteStore can create exclusively: the last of several first writers wins, and all read again.
                 self.inner.mset([(_META, proposal.to_json().encode())])
                 (found,) = self.inner.mget([_META])
-        return StoreMeta.from_json(found, self.url)
+        self._meta = StoreMeta.from_json(found, self.url)
+        return self._meta
+
+    def keep_meta(self, meta: StoreMeta) -> None:
+        with self._using("write"):
+            self.inner.mset([(_META, meta.to_json().encode())])
+        self._meta = meta
 
     def get(self, keys: Sequence[str]) -> list[object]:
         values: list[object] = []
@@ -50,7 +57,7 @@ class ByteStoreBackend:
     def heads(self, keys: Sequence[str]) -> list[Head]:
         found: list[Head] = []
         for some in chunks(keys, _BATCH):
-            found.extend(head(key, value) for key, value in zip(some, self.get(some), strict=True))
+            found.extend(heads_in(some, self.get(some), seal_of(self._meta), self.get))
         return found
 
     def contains(self, keys: Sequence[str]) -> list[bool]:

@@ -12,9 +12,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from lloco_integrations.errors import DamagedEntry, StoreError
-from lloco_integrations.store.backend import Backend, Head, NoStore, shown
-from lloco_integrations.store.codec import check
+from lloco_integrations.errors import StoreError
+from lloco_integrations.store.backend import Backend, Head, NoStore, described, seal_of, shown
 from lloco_integrations.store.info import EntryInfo
 from lloco_integrations.store.meta import StoreMeta
 
@@ -32,6 +31,7 @@ class CachedBackend:
         self.remote = remote
         self.cache = cache
         self.url = remote.url if remote.url.startswith("object:") else f"{SCHEME}::{cache.url}::{remote.url}"
+        self._meta: StoreMeta | None = None
         self._warned = False
 
     def load_meta(self, proposal: StoreMeta | None) -> StoreMeta:
@@ -44,7 +44,14 @@ class CachedBackend:
             meta = self.remote.load_meta(proposal)
         if self.cache.load_meta(meta) != meta:
             raise self._foreign()
+        self._meta = meta
         return meta
+
+    def keep_meta(self, meta: StoreMeta) -> None:
+        self.remote.keep_meta(meta)
+        self._meta = meta
+        with self._forgiving():
+            self.cache.keep_meta(meta)
 
     def get(self, keys: Sequence[str]) -> list[object]:
         values = self._copies(keys)
@@ -62,7 +69,7 @@ class CachedBackend:
         with self._forgiving():
             copies = dict(zip(keys, self.cache.heads(keys), strict=True))
         found = zip(keys, values, strict=True)
-        self._keep([(k, v) for k, v in found if copies.get(k) is not None and copies[k] != _info(k, v)])
+        self._keep([(k, v) for k, v in found if copies.get(k) is not None and copies[k] != self._info(k, v)])
         return values
 
     def heads(self, keys: Sequence[str]) -> list[Head]:
@@ -85,7 +92,8 @@ class CachedBackend:
 
     def delete(self, keys: Sequence[str]) -> int:
         count = self.remote.delete(keys)
-        self.cache.delete(keys)
+        with self._forgiving():
+            self.cache.delete(keys)
         return count
 
     def keys(self) -> Iterator[str]:
@@ -103,16 +111,21 @@ class CachedBackend:
     def _copies(self, keys: Sequence[str]) -> dict[str, object]:
         """Sound copies by key."""
         with self._forgiving():
-            return {key: value for key, value in zip(keys, self.cache.get(keys), strict=True) if _info(key, value) is not None}
+            return {key: value for key, value in zip(keys, self.cache.get(keys), strict=True) if self._info(key, value) is not None}
         return {}
 
     def _keep(self, fetched: Sequence[tuple[str, object]]) -> None:
         """Copies what is sound."""
-        described = ((key, value, _info(key, value)) for key, value in fetched)
-        sound = [(key, value, info) for key, value, info in described if isinstance(value, bytes) and info is not None]
+        known = ((key, value, self._info(key, value)) for key, value in fetched)
+        sound = [(key, value, info) for key, value, info in known if isinstance(value, bytes) and info is not None]
         if sound:
             with self._forgiving():
                 self.cache.put(sound)
+
+    def _info(self, key: str, value: object) -> EntryInfo | None:
+        """What a value says of itself; None if it is absent or damaged."""
+        found = described(key, value, seal_of(self._meta))
+        return found if isinstance(found, EntryInfo) else None
 
     def _check_unused(self) -> None:
         """Where the remote is to be made, no cache of another one may be there."""
@@ -148,13 +161,3 @@ def origin(backend: Backend) -> Backend:
 def current(backend: Backend, keys: Sequence[str]) -> list[object]:
     """Values as the place that decides has them, past any cache."""
     return backend.refetch(keys) if isinstance(backend, CachedBackend) else backend.get(keys)
-
-
-def _info(key: str, value: object) -> EntryInfo | None:
-    """What a value says of itself; None if it is absent or damaged."""
-    if value is None:
-        return None
-    try:
-        return check(key, value).info
-    except DamagedEntry:
-        return None

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lloco_integrations.errors import BadInput, DamagedEntry
-from lloco_integrations.store.header import DTYPES, VALUE_FORMAT, Header, damaged, read_header
+from lloco_integrations.store.header import DTYPES, Header, damaged, head_mark, read_header, version
 from lloco_integrations.store.info import EntryInfo
+from lloco_integrations.store.seal import Seal
 from lloco_integrations.types import SummaryEmbeddings
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _NAME_LIMIT = 256
 
 
-def encode(key: str, summary: SummaryEmbeddings, storage: str, created: float) -> tuple[bytes, EntryInfo]:
+def encode(key: str, summary: SummaryEmbeddings, storage: str, created: float, seal: Seal) -> tuple[bytes, EntryInfo]:
     """The value to store under ``key``, and its description.
 
     Args:
@@ -27,6 +28,7 @@ def encode(key: str, summary: SummaryEmbeddings, storage: str, created: float) -
         summary: vectors ``(n_vectors, hidden_size)`` on any device, float16, bfloat16 or float32.
         storage: ``"exact"`` keeps every bit, ``"int8"`` keeps one byte an element and a float32 scale a vector.
         created: unix seconds.
+        seal: of the store.
 
     Raises:
         BadInput: another dtype, no vectors, non-finite elements, or names that cannot be kept.
@@ -48,7 +50,7 @@ def encode(key: str, summary: SummaryEmbeddings, storage: str, created: float) -
     if storage == "int8":
         tensors["vectors"], tensors["scales"] = quantise(vectors)
     metadata = {
-        "lloco_format": VALUE_FORMAT,
+        "lloco_format": version(),
         "storage": storage,
         "dtype": str(vectors.dtype).removeprefix("torch."),
         "shape": f"{vectors.shape[0]},{vectors.shape[1]}",
@@ -61,30 +63,45 @@ def encode(key: str, summary: SummaryEmbeddings, storage: str, created: float) -
     if summary.group is not None:
         metadata["group"] = summary.group
     parts = {name: _raw(tensor) for name, tensor in tensors.items()}
-    data = save(tensors, {**metadata, "checksum": _checksum(key, metadata, parts)})
-    return data, read_header(key, data).info
+    data = save(tensors, _vouched(key, metadata, parts, seal))
+    return data, read_header(key, data, seal).info
 
 
-def check(key: str, data: object) -> Header:
-    """Checks header, size and checksum of a whole value without making a tensor. Raises DamagedEntry."""
-    header = read_header(key, data)
+def reseal(key: str, data: bytes, seal: Seal) -> tuple[bytes, EntryInfo]:
+    """A value of format 1 in the present format, the tensors as they are; any other value unchanged. Raises DamagedEntry."""
+    header = check(key, data, seal)
+    if header.sealed:
+        return data, header.info
+    view = memoryview(data)
+    parts = {name: view[first:last] for name, (first, last) in header.spans.items()}
+    length = int.from_bytes(data[:8], "little")
+    table = json.loads(data[8 : 8 + length])
+    table["__metadata__"] = _vouched(key, {**_bare(header.metadata), "lloco_format": version()}, parts, seal)
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # safetensors begins its data at a multiple of 8
+    made = len(text).to_bytes(8, "little") + text + data[8 + length :]
+    return made, check(key, made, seal).info
+
+
+def check(key: str, data: object, seal: Seal) -> Header:
+    """Checks header, size, mark and checksum of a whole value without making a tensor. Raises DamagedEntry."""
+    header = read_header(key, data, seal)
     assert isinstance(data, (bytes, bytearray, memoryview))
     if len(data) != header.info.nbytes:
         raise damaged(key, f"{len(data)} bytes, expected {header.info.nbytes}")
     view = memoryview(data)
     parts = {name: view[first:last] for name, (first, last) in header.spans.items()}
-    metadata = {name: value for name, value in header.metadata.items() if name != "checksum"}
-    if _checksum(key, metadata, parts) != header.metadata["checksum"]:
+    if _checksum(key, _bare(header.metadata), parts) != header.metadata["checksum"]:
         raise damaged(key, "its checksum does not match")
     return header
 
 
-def holds(value: object, key: str, info: EntryInfo) -> bool:
+def holds(value: object, key: str, info: EntryInfo, seal: Seal) -> bool:
     """Whether ``value``, found under ``key``, is sound and describes the same summary as ``info``."""
     if value is None:
         return False
     try:
-        found = check(key, value).info
+        found = check(key, value, seal).info
     except DamagedEntry:
         return False
     return (found.n_vectors, found.n_tokens, found.hidden_size, found.window, found.group) == (
@@ -96,13 +113,13 @@ def holds(value: object, key: str, info: EntryInfo) -> bool:
     )
 
 
-def decode(key: str, data: object) -> SummaryEmbeddings:
+def decode(key: str, data: object, seal: Seal) -> SummaryEmbeddings:
     """The summary embeddings stored under ``key``: vectors ``(n_vectors, hidden_size)`` on the CPU, in their own dtype.
 
     Raises:
         DamagedEntry: the value is not what ``encode`` made for this key; nothing of it is turned into a tensor.
     """
-    header = check(key, data)
+    header = check(key, data, seal)
     import torch
     from safetensors.torch import load
 
@@ -154,6 +171,16 @@ def _raw(tensor: torch.Tensor) -> memoryview:
     import torch
 
     return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def _bare(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in metadata.items() if name not in ("checksum", "seal")}
+
+
+def _vouched(key: str, metadata: dict[str, str], parts: Mapping[str, memoryview], seal: Seal) -> dict[str, str]:
+    """``metadata`` with the checksum of everything, and the mark over that."""
+    checked = {**metadata, "checksum": _checksum(key, metadata, parts)}
+    return {**checked, "seal": head_mark(seal, key, checked)}
 
 
 def _checksum(key: str, metadata: Mapping[str, str], parts: Mapping[str, memoryview]) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lloco_integrations.errors import DamagedEntry, StoreError
-from lloco_integrations.store.backend import Backend, Head, NoStore, PlaceDamaged, chunks, shown
-from lloco_integrations.store.codec import check
+from lloco_integrations.store.backend import Backend, Head, NoStore, PlaceDamaged, chunks, described, shown
+from lloco_integrations.store.codec import reseal
 from lloco_integrations.store.info import EntryInfo
 from lloco_integrations.store.keys import is_key
 from lloco_integrations.store.meta import StoreMeta
@@ -42,19 +42,18 @@ def copy(source: Backend, meta: StoreMeta, destination: Backend, progress: Calla
     for some in chunks(keys, _BATCH):
         damaged.extend(key for key in some if not is_key(key))
         valid = [key for key in some if is_key(key)]
-        there = _sound(destination, valid)
+        there = _sound(destination, valid, meta)
         wanted = [key for key, found in zip(valid, _heads(source, valid), strict=True) if not _up_to_date(there.get(key), found)]
         items: list[tuple[str, bytes, EntryInfo]] = []
         for key, value, _ in read(source, wanted):
             if value is None:
                 continue  # deleted meanwhile
             try:
-                info = check(key, value).info
+                if not isinstance(value, (bytes, bytearray, memoryview)):
+                    raise DamagedEntry(f"{type(value).__name__} in place of bytes")
+                items.append((key, *reseal(key, bytes(value), meta.seal)))
             except DamagedEntry:
                 damaged.append(key)
-                continue
-            assert isinstance(value, (bytes, bytearray, memoryview))
-            items.append((key, bytes(value), info))
         _write(destination, items)
         copied += len(items)
         present += len(valid) - len(wanted)
@@ -75,7 +74,7 @@ def _claim(meta: StoreMeta, destination: Backend) -> None:
     try:
         found = destination.load_meta(None)
     except NoStore:
-        found = destination.load_meta(meta)
+        found = destination.load_meta(meta.upgraded())
     if found != meta:
         raise StoreError(
             f"{shown(destination.url)} is another store: its secret differs, so the keys of the source mean nothing there; "
@@ -83,15 +82,13 @@ def _claim(meta: StoreMeta, destination: Backend) -> None:
         )
 
 
-def _sound(backend: Backend, keys: Sequence[str]) -> dict[str, EntryInfo]:
+def _sound(backend: Backend, keys: Sequence[str], meta: StoreMeta) -> dict[str, EntryInfo]:
     """Descriptions of the entries that ``backend`` holds whole."""
     found = {}
     for key, value, _ in read(backend, keys):
-        if value is not None:
-            try:
-                found[key] = check(key, value).info
-            except DamagedEntry:
-                continue
+        info = described(key, value, meta.seal)
+        if isinstance(info, EntryInfo):
+            found[key] = info
     return found
 
 
@@ -104,7 +101,9 @@ def _heads(backend: Backend, keys: Sequence[str]) -> list[Head]:
 
 def _up_to_date(there: EntryInfo | None, here: Head) -> bool:
     """Whether the destination's entry may stay: of two puts of one text the later counts."""
-    return there is not None and (not isinstance(here, EntryInfo) or there == here or there.created > here.created)
+    if there is None or not isinstance(here, EntryInfo):
+        return there is not None
+    return there.created > here.created or replace(there, nbytes=here.nbytes) == here  # an older format takes other bytes
 
 
 def _write(destination: Backend, items: list[tuple[str, bytes, EntryInfo]]) -> None:

@@ -1,4 +1,8 @@
-"""A store in a local directory: one safetensors file per entry, written under a temporary name and renamed."""
+"""A store in a local directory: one safetensors file per entry, written under a temporary name and renamed.
+
+A new store is for its user only. Whoever shares one gives its ``lloco-store.json`` another mode, which entries then take (and folders, with
+the right to enter where there is one to read).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lloco_integrations.errors import StoreError
-from lloco_integrations.store.backend import Head, absent, head, replaced, unusable
+from lloco_integrations.paths import PRIVATE, make_private
+from lloco_integrations.store.backend import Head, absent, heads_in, replaced, seal_of, unusable
 from lloco_integrations.store.header import HEAD_BYTES
 from lloco_integrations.store.info import EntryInfo
 from lloco_integrations.store.keys import is_key
@@ -39,7 +44,7 @@ class DirectoryBackend:
                 raise absent(self.url)
         if meta is None and proposal is not None:
             with self._using("write"):
-                self.root.mkdir(parents=True, exist_ok=True)
+                make_private(self.root)
                 _create(self.root / META_NAME, proposal.to_json().encode())
                 meta = self._read_meta()
         if meta is None:
@@ -47,13 +52,20 @@ class DirectoryBackend:
         self._meta = meta
         return meta
 
+    def keep_meta(self, meta: StoreMeta) -> None:
+        with self._using("write"):
+            _write([(self.root / META_NAME, meta.to_json().encode())], self._mode())
+            _sync(self.root)
+        self._meta = meta
+
     def get(self, keys: Sequence[str]) -> list[object]:
         with self._using("read"):
             return [_read(self._path(key)) for key in keys]
 
     def heads(self, keys: Sequence[str]) -> list[Head]:
         with self._using("read"):
-            return [head(key, _read(self._path(key), HEAD_BYTES)) for key in keys]
+            starts = [_read(self._path(key), HEAD_BYTES) for key in keys]
+        return heads_in(keys, starts, seal_of(self._meta), self.get)
 
     def contains(self, keys: Sequence[str]) -> list[bool]:
         with self._using("read"):
@@ -66,7 +78,7 @@ class DirectoryBackend:
             files = [(self._path(key), value) for key, value, _ in items]
             for attempt in range(3):
                 try:
-                    _write(files)
+                    _write(files, self._mode())
                     break
                 except FileNotFoundError:  # swept, or a folder was removed, under our hands
                     if attempt == 2:
@@ -99,6 +111,9 @@ class DirectoryBackend:
 
     def close(self) -> None:
         pass
+
+    def _mode(self) -> int:
+        return os.stat(self.root / META_NAME).st_mode & 0o666
 
     def _path(self, key: str) -> Path:
         return self.root / key[:2] / f"{key}{SUFFIX}"
@@ -135,7 +150,7 @@ def _read(path: Path, limit: int = -1) -> bytes | None:
         return None
 
 
-def _write(files: Sequence[tuple[Path, bytes]]) -> None:
+def _write(files: Sequence[tuple[Path, bytes]], mode: int = PRIVATE) -> None:
     """Puts bytes at each path: readers see the old file or the whole new one. Leaves nothing else behind on failure.
 
     All are written, then all brought to the disk, then all renamed: the first flush does most of the others' work.
@@ -145,9 +160,14 @@ def _write(files: Sequence[tuple[Path, bytes]]) -> None:
         with ExitStack() as stack:
             handles = []
             for path, data in files:
-                path.parent.mkdir(exist_ok=True)
+                if not path.parent.exists():
+                    path.parent.mkdir(mode=0o700, exist_ok=True)
+                    if mode != PRIVATE:
+                        path.parent.chmod(0o700 | mode | (mode & 0o444) >> 2)
                 temporaries.append(path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}")
-                handles.append(stack.enter_context(open(temporaries[-1], "xb")))
+                handles.append(stack.enter_context(open(temporaries[-1], "xb", opener=_private)))
+                if mode != PRIVATE:
+                    os.chmod(temporaries[-1], mode)
                 handles[-1].write(data)
                 handles[-1].flush()
             for handle in handles:
@@ -160,6 +180,10 @@ def _write(files: Sequence[tuple[Path, bytes]]) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, PRIVATE)
+
+
 def _create(path: Path, data: bytes) -> None:
     """Puts ``data`` at ``path`` unless something is there: of several processes exactly one succeeds."""
     temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
@@ -169,7 +193,7 @@ def _create(path: Path, data: bytes) -> None:
     except FileExistsError:
         pass
     except OSError:  # a file system without hard links
-        with suppress(FileExistsError), open(path, "xb") as file:
+        with suppress(FileExistsError), open(path, "xb", opener=_private) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -9,6 +9,7 @@ from typing import TypedDict
 
 from lloco_integrations.errors import BadInput, DamagedEntry
 from lloco_integrations.store.backend import Backend
+from lloco_integrations.store.seal import Seal
 from lloco_integrations.store.upkeep import heads, verify
 
 Keep = Collection[str] | Callable[[set[str]], Collection[str]]
@@ -37,6 +38,7 @@ class Conditions(TypedDict, total=False):
 
 def garbage(
     backend: Backend,
+    seal: Seal,
     *,
     fingerprint_keep: Collection[str] | None = None,
     older_than: float | None = None,
@@ -53,7 +55,7 @@ def garbage(
         raise BadInput(f"older_than must be an age in seconds from 0 on, not {older_than!r}")
     if max_bytes is not None and (type(max_bytes) is not int or max_bytes < 0):
         raise BadInput(f"max_bytes must be a whole number from 0 on, not {max_bytes!r}")
-    doomed = verify(backend) if damaged else []
+    doomed = verify(backend, seal) if damaged else []
     if fingerprint_keep is None and older_than is None and group is None and keep_keys is None and max_bytes is None:
         return doomed
     already = set(doomed)

@@ -56,6 +56,13 @@ class EntryInfo:
 
 
 @dataclass(frozen=True)
+class Damage:
+    """An entry that must be made again. ``group``: the one that it was in, if its description is sound and names one."""
+
+    group: str | None = None
+
+
+@dataclass(frozen=True)
 class Totals:
     """Sums over entries."""
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from lloco_integrations.store.backend import Head, absent, guarded, head
+from lloco_integrations.store.backend import Head, absent, guarded, heads_in, seal_of
 from lloco_integrations.store.info import EntryInfo
 from lloco_integrations.store.keys import is_key
 from lloco_integrations.store.meta import StoreMeta
@@ -41,6 +41,7 @@ class KVStoreBackend:
     def __init__(self, inner: Any) -> None:
         self.inner = inner
         self.url = f"object:{type(inner).__name__}"
+        self._meta: StoreMeta | None = None
 
     def load_meta(self, proposal: StoreMeta | None) -> StoreMeta:
         with _guard, self._using("open"):
@@ -51,15 +52,20 @@ class KVStoreBackend:
                 # No such store can create exclusively: the last of several first writers wins, and all read again.
                 self._put(_META, proposal.to_json().encode())
                 found = self._get(_META)
-        return StoreMeta.from_json(found, self.url)
+        self._meta = StoreMeta.from_json(found, self.url)
+        return self._meta
+
+    def keep_meta(self, meta: StoreMeta) -> None:
+        with self._using("write"):
+            self._put(_META, meta.to_json().encode())
+        self._meta = meta
 
     def get(self, keys: Sequence[str]) -> list[object]:
         with self._using("read"):
             return [self._get(key) for key in keys]
 
     def heads(self, keys: Sequence[str]) -> list[Head]:
-        with self._using("read"):
-            return [head(key, self._get(key)) for key in keys]
+        return heads_in(keys, self.get(keys), seal_of(self._meta), self.get)
 
     def contains(self, keys: Sequence[str]) -> list[bool]:
         return [value is not None for value in self.get(keys)]

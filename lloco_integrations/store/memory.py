@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from weakref import WeakValueDictionary
 
 from lloco_integrations.errors import StoreError
-from lloco_integrations.store.backend import Head, absent, head
+from lloco_integrations.store.backend import Head, absent, heads_in, seal_of
 from lloco_integrations.store.info import EntryInfo
 from lloco_integrations.store.meta import StoreMeta
 
@@ -37,11 +37,14 @@ class MemoryBackend:
             raise absent(self.url)
         return self._meta["meta"]
 
+    def keep_meta(self, meta: StoreMeta) -> None:
+        self._meta["meta"] = meta
+
     def get(self, keys: Sequence[str]) -> list[object]:
         return [self._values.get(key) for key in keys]
 
     def heads(self, keys: Sequence[str]) -> list[Head]:
-        return [head(key, self._values.get(key)) for key in keys]
+        return heads_in(keys, self.get(keys), seal_of(self._meta.get("meta")), self.get)
 
     def contains(self, keys: Sequence[str]) -> list[bool]:
         return [key in self._values for key in keys]

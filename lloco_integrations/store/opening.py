@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from lloco_integrations.errors import MissingExtra, StoreError
 from lloco_integrations.paths import home
@@ -62,6 +64,22 @@ def open_backend(target: object) -> Backend:
     if is_kvstore(target):
         return KVStoreBackend(target)
     raise StoreError(f"{type(target).__name__} cannot hold a store; give {_ALLOWED}")
+
+
+def settled(target: Any) -> Any:
+    """``target`` with a path relative to the folder of this moment made absolute; anything else as it is, also what is no address."""
+    target = os.fspath(target) if isinstance(target, os.PathLike) else target
+    if not isinstance(target, str):
+        return target
+    if target[: len(_CACHE)].lower() == _CACHE:
+        cache, _, remote = target[len(_CACHE) :].partition("::")
+        return f"{_CACHE}{settled(cache)}::{settled(remote)}"
+    match = _SCHEME.match(target)
+    if (match[1].lower() if match else "sqlite") not in ("sqlite", "file", "local"):
+        return target
+    with suppress(StoreError):  # raised again, and said, when it is opened
+        return _from_string(target).url
+    return target
 
 
 def with_cache(remote: Backend, cache: object) -> Backend:

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from lloco_integrations.errors import LLoCOError, MissingExtra, StoreError
-from lloco_integrations.store.backend import Head, absent, chunks, full, head, read_only, replaced, shown, unusable
+from lloco_integrations.store.backend import Head, absent, chunks, full, heads_in, read_only, replaced, seal_of, shown, unusable
 from lloco_integrations.store.header import HEAD_BYTES
 from lloco_integrations.store.info import EntryInfo
 from lloco_integrations.store.keys import is_key
@@ -52,6 +52,11 @@ class RedisBackend:
         self._meta = StoreMeta.from_json(found, shown(self.url))
         return self._meta
 
+    def keep_meta(self, meta: StoreMeta) -> None:
+        with self._using("write") as client:
+            client.set(self._meta_name, meta.to_json())
+        self._meta = meta
+
     def get(self, keys: Sequence[str]) -> list[object]:
         values: list[object] = []
         with self._using("read") as client:
@@ -66,7 +71,8 @@ class RedisBackend:
             values.update(zip(some, found, strict=True))
         unclear = [key for key, value in values.items() if not value]  # absent and empty read alike
         there = dict(zip(unclear, self.contains(unclear), strict=True))
-        return [head(key, values[key] if there.get(key, True) else None) for key in keys]
+        starts = [values[key] if there.get(key, True) else None for key in keys]
+        return heads_in(keys, starts, seal_of(self._meta), self.get)
 
     def contains(self, keys: Sequence[str]) -> list[bool]:
         found: list[bool] = []

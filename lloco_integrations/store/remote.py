@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, suppress
 from importlib import import_module
 from typing import Any
 
-from lloco_integrations.store.backend import Head, absent, chunks, guarded, head, replaced
+from lloco_integrations.store.backend import Head, absent, chunks, guarded, heads_in, replaced, seal_of
 from lloco_integrations.store.directory import META_NAME, SUFFIX
 from lloco_integrations.store.header import HEAD_BYTES
 from lloco_integrations.store.info import EntryInfo
@@ -44,6 +44,11 @@ class RemoteBackend:
             self._meta = StoreMeta.from_json(found, self.url)
         return self._meta
 
+    def keep_meta(self, meta: StoreMeta) -> None:
+        with self._using("write"):
+            self._write({META_NAME: meta.to_json().encode()})
+        self._meta = meta
+
     def get(self, keys: Sequence[str]) -> list[object]:
         with self._using("read"):
             return [value for some in chunks(keys, _BATCH) for value in self._read([_name(key) for key in some])]
@@ -52,8 +57,8 @@ class RemoteBackend:
         found: list[Head] = []
         with self._using("read"):
             for some in chunks(keys, _BATCH):
-                values = self._read([_name(key) for key in some], HEAD_BYTES)
-                found.extend(head(key, value) for key, value in zip(some, values, strict=True))
+                starts = self._read([_name(key) for key in some], HEAD_BYTES)
+                found.extend(heads_in(some, starts, seal_of(self._meta), self.get))
         return found
 
     def contains(self, keys: Sequence[str]) -> list[bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,31 +13,43 @@ from pathlib import Path
 from weakref import WeakSet
 
 from lloco_integrations.errors import StoreError
+from lloco_integrations.paths import make_private, touch_private
 from lloco_integrations.store.backend import (
     Head,
+    NoRoom,
     PlaceDamaged,
     absent,
     chunks,
+    described,
     full,
     read_only,
     replaced,
+    seal_of,
     shown,
     unusable,
 )
 from lloco_integrations.store.forks import track
+from lloco_integrations.store.header import damaged
 from lloco_integrations.store.info import EntryInfo
 from lloco_integrations.store.meta import StoreMeta
 from lloco_integrations.store.sqlite_files import connect, journal_left, same_file, seen
 
 BUSY_SECONDS = 60
 _IN = 500
-_COLUMNS = "n_vectors, n_tokens, hidden_size, fingerprint, window_tokens, group_name, nbytes, created"
+_DELETED = 50
+_PAGES = 500
+_RESERVE = 2**20
+"""Bytes of the disk that puts leave, so that what fills it can be deleted."""
+_VALUES = 32
+_COLUMNS = "e.key, n_vectors, n_tokens, hidden_size, fingerprint, window_tokens, group_name, nbytes, created"
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS lloco_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     """CREATE TABLE IF NOT EXISTS lloco_entries (
         key TEXT PRIMARY KEY, n_vectors INTEGER NOT NULL, n_tokens INTEGER NOT NULL, hidden_size INTEGER NOT NULL,
         fingerprint TEXT NOT NULL, window_tokens INTEGER, group_name TEXT, nbytes INTEGER NOT NULL,
         created REAL NOT NULL, value BLOB NOT NULL)""",
+    # Apart from the entries: behind a value, a mark would cost the walk through all of the value's pages.
+    "CREATE TABLE IF NOT EXISTS lloco_seals (key TEXT PRIMARY KEY, seal BLOB NOT NULL) WITHOUT ROWID",
 )
 
 
@@ -53,6 +66,7 @@ class SqliteBackend:
         self._meta: StoreMeta | None = None
         self._seen: tuple[object, ...] | None = None
         self._immutable = False
+        self._seals = False
         track(self)
         _open.add(self)
 
@@ -63,7 +77,8 @@ class SqliteBackend:
             if proposal is None:
                 raise absent(self.url)
             with self._explaining("write"):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                make_private(self.path.parent)
+                touch_private(self.path)  # the log beside it takes its mode
         with self._session("open") as db:
             tables = {str(name) for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if tables and "lloco_meta" not in tables:
@@ -78,6 +93,12 @@ class SqliteBackend:
             self._meta = self._read_meta(db)
         return self._meta
 
+    def keep_meta(self, meta: StoreMeta) -> None:
+        with self._session("write") as db:
+            self._make_tables(db)
+            db.execute("UPDATE lloco_meta SET value = ? WHERE name = 'meta'", (meta.to_json(),))
+        self._meta = meta
+
     def get(self, keys: Sequence[str]) -> list[object]:
         found: dict[str, object] = {}
         for some in chunks(keys, _IN):
@@ -86,11 +107,23 @@ class SqliteBackend:
         return [found.get(key) for key in keys]
 
     def heads(self, keys: Sequence[str]) -> list[Head]:
-        found: dict[str, EntryInfo] = {}
+        seal = seal_of(self._meta)
+        found: dict[str, Head] = {}
+        unmarked: list[str] = []
         for some in chunks(keys, _IN):
             with self._session("read") as db:
-                rows = db.execute(f"SELECT key, {_COLUMNS} FROM lloco_entries WHERE key IN ({_marks(some)})", some)
-                found.update((row[0], EntryInfo(*row[1:])) for row in rows)
+                mark, join = ("seal", "LEFT JOIN lloco_seals s ON s.key = e.key") if self._seals else ("NULL", "")
+                rows = db.execute(f"SELECT {mark}, {_COLUMNS} FROM lloco_entries e {join} WHERE e.key IN ({_marks(some)})", some).fetchall()
+            for row in rows:
+                mark, key, said = row[0], row[1], row[1:]
+                if mark == seal.row(said):
+                    found[key] = EntryInfo(*said[1:])
+                elif mark is None:
+                    unmarked.append(key)
+                else:
+                    found[key] = damaged(key, "its description does not fit the store's secret")
+        for some in chunks(unmarked, _VALUES):  # of an earlier version: the columns are nobody's word
+            found.update((key, described(key, value, seal)) for key, value in zip(some, self.get(some), strict=True))
         return [found.get(key) for key in keys]
 
     def contains(self, keys: Sequence[str]) -> list[bool]:
@@ -102,19 +135,31 @@ class SqliteBackend:
         return [key in found for key in keys]
 
     def put(self, items: Sequence[tuple[str, bytes, EntryInfo]]) -> None:
-        rows = [
-            (key, i.n_vectors, i.n_tokens, i.hidden_size, i.fingerprint, i.window, i.group, i.nbytes, i.created, value)
-            for key, value, i in items
-        ]
+        seal = seal_of(self._meta)
+        rows = [(k, i.n_vectors, i.n_tokens, i.hidden_size, i.fingerprint, i.window, i.group, i.nbytes, i.created) for k, _, i in items]
+        values = [(*row, value) for row, (_, value, _) in zip(rows, items, strict=True)]
+        self._check_room(sum(i.nbytes for _, _, i in items))
         with self._session("write") as db:
-            db.executemany("INSERT OR REPLACE INTO lloco_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._make_tables(db)
+            db.executemany("INSERT OR REPLACE INTO lloco_seals VALUES (?, ?)", [(row[0], seal.row(row)) for row in rows])
+            db.executemany("INSERT OR REPLACE INTO lloco_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def delete(self, keys: Sequence[str]) -> int:
         count = 0
-        for some in chunks(keys, _IN):
-            with self._session("write") as db:
-                count += db.execute(f"DELETE FROM lloco_entries WHERE key IN ({_marks(some)})", some).rowcount
+        for some in chunks(keys, _DELETED):
+            try:
+                count += self._delete(some)
+            except NoRoom:  # a transaction takes room before it gives any: give back what the ones before have freed, and take less
+                self.sweep()
+                for key in some:
+                    count += self._delete([key])
         return count
+
+    def _delete(self, keys: Sequence[str]) -> int:
+        with self._session("write") as db:
+            if self._seals:
+                db.execute(f"DELETE FROM lloco_seals WHERE key IN ({_marks(keys)})", keys)
+            return db.execute(f"DELETE FROM lloco_entries WHERE key IN ({_marks(keys)})", keys).rowcount
 
     def keys(self) -> Iterator[str]:
         last = ""
@@ -128,7 +173,10 @@ class SqliteBackend:
 
     def sweep(self) -> None:
         with self._session("read") as db, suppress(sqlite3.OperationalError):
-            db.execute("PRAGMA incremental_vacuum").fetchall()
+            left = None
+            while left != (left := db.execute("PRAGMA freelist_count").fetchone()[0]) and left:
+                db.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
@@ -150,15 +198,28 @@ class SqliteBackend:
     def after_fork(self) -> None:
         self._lock.release()
 
+    def _check_room(self, nbytes: int) -> None:
+        """Raises StoreError while there is still room to delete in, and to merge the log, which for a while is there twice."""
+        with self._explaining("write"):
+            log = os.stat(f"{self.path}-wal").st_size if os.path.exists(f"{self.path}-wal") else 0
+            if shutil.disk_usage(self.path.parent).free < 2 * nbytes + log + _RESERVE:
+                raise full(self.url)
+
     def _create(self, proposal: StoreMeta) -> None:
         with self._session("read") as db, suppress(sqlite3.OperationalError):
             # Both fail harmlessly while another process makes the same store, or where there is no shared memory.
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             db.execute("PRAGMA journal_mode = WAL").fetchall()
         with self._session("write") as db:
+            self._make_tables(db)
+            db.execute("INSERT OR IGNORE INTO lloco_meta VALUES ('meta', ?)", (proposal.to_json(),))
+
+    def _make_tables(self, db: sqlite3.Connection) -> None:
+        """Makes what a new store has, and what one of an earlier version lacks."""
+        if not self._seals:
             for statement in _SCHEMA:
                 db.execute(statement)
-            db.execute("INSERT OR IGNORE INTO lloco_meta VALUES ('meta', ?)", (proposal.to_json(),))
+            self._seals = _has_seals(db)
 
     def _read_meta(self, db: sqlite3.Connection) -> StoreMeta:
         row = db.execute("SELECT value FROM lloco_meta WHERE name = 'meta'").fetchone()
@@ -180,6 +241,7 @@ class SqliteBackend:
                 if db.in_transaction:
                     with suppress(sqlite3.Error):
                         db.execute("ROLLBACK")
+                        self._seals = _has_seals(db)
                 raise
 
     def _connection(self) -> sqlite3.Connection:
@@ -194,10 +256,11 @@ class SqliteBackend:
         try:
             if self._meta is not None and self._read_meta(db) != self._meta:
                 raise replaced(self.url)
+            has_seals = _has_seals(db)
         except BaseException:
             db.close()
             raise
-        self._db, self._seen = db, seen(self.path)
+        self._db, self._seen, self._seals = db, seen(self.path), has_seals
         return db
 
     @contextmanager
@@ -228,6 +291,10 @@ class SqliteBackend:
                     f"write next to it; open it once as a user who can, then it is readable here"
                 ) from error
             raise unusable(self.url, action, error) from error
+
+
+def _has_seals(db: sqlite3.Connection) -> bool:
+    return db.execute("SELECT 1 FROM sqlite_master WHERE name = 'lloco_seals'").fetchone() is not None
 
 
 def _marks(keys: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Unpack
 
@@ -15,9 +16,9 @@ from lloco_integrations.store.cached import CachedBackend, current, origin
 from lloco_integrations.store.codec import decode, encode, holds
 from lloco_integrations.store.copying import CopyReport, copy
 from lloco_integrations.store.garbage import Conditions, garbage
-from lloco_integrations.store.info import EntryInfo, StoreStats
+from lloco_integrations.store.info import Damage, EntryInfo, StoreStats
 from lloco_integrations.store.keys import is_key, make_key
-from lloco_integrations.store.meta import StoreMeta, check_storage
+from lloco_integrations.store.meta import FORMAT, StoreMeta, check_storage
 from lloco_integrations.store.opening import open_backend, with_cache
 from lloco_integrations.types import SummaryEmbeddings
 
@@ -102,10 +103,11 @@ class SummaryStore:
             named = [(self._name(text, summary), summary) for text, summary in some]
             fresh = dict(named)
             now = time.time()
-            encoded = [(key, *encode(key, summary, self.storage, now)) for key, summary in fresh.items()]
+            encoded = [(key, *encode(key, summary, self.storage, now, self._meta.seal)) for key, summary in fresh.items()]
             stored = current(self._backend, list(fresh))
-            missing = [item for item, value in zip(encoded, stored, strict=True) if not holds(value, item[0], item[2])]
+            missing = [item for item, value in zip(encoded, stored, strict=True) if not holds(value, item[0], item[2], self._meta.seal)]
             if missing:
+                self._upgrade_meta()
                 self._backend.put(missing)
             keys.extend(key for key, _ in named)
         return keys
@@ -120,7 +122,7 @@ class SummaryStore:
         for some in chunks(wanted, _PUT_BATCH):
             for key, value in zip(some, self._backend.get(some), strict=True):
                 if value is not None:
-                    found[key] = decode(key, value)
+                    found[key] = decode(key, value, self._meta.seal)
         return [found.get(key) for key in keys]
 
     def info_many(self, keys: Sequence[str]) -> list[EntryInfo | None]:
@@ -134,6 +136,15 @@ class SummaryStore:
             if isinstance(head, DamagedEntry):
                 raise head
             found[key] = head
+        return [found.get(key) for key in keys]
+
+    def sound_many(self, keys: Sequence[str]) -> list[EntryInfo | Damage | None]:
+        """As ``info_many``, with Damage, not raised, in the place of a damaged entry.
+
+        Where the store is on this machine, whole values are read and checked, not only their descriptions; no tensor is made.
+        """
+        wanted = _unique(keys)
+        found = upkeep.sound(self._origin, self._meta.seal, wanted)
         return [found.get(key) for key in keys]
 
     def contains_many(self, keys: Sequence[str]) -> list[bool]:
@@ -163,11 +174,25 @@ class SummaryStore:
 
         Returns the keys of damaged entries. Raises StoreError only if the store as a whole cannot be read.
         """
-        return upkeep.verify(self._origin, progress)
+        return upkeep.verify(self._origin, self._meta.seal, progress)
+
+    def upgrade(self) -> int:
+        """Brings a store that an earlier version made to this version's format, in place, and returns how many entries were written anew.
+
+        It is not needed: earlier stores are read, and new entries have the new format. But only then does the description of every entry
+        carry a mark under the store's secret. Raises StoreError where the store cannot be written.
+        """
+        if not self._meta.legacy:
+            return 0
+        self._upgrade_meta()
+        count = upkeep.upgrade(self._origin, self._meta.seal)
+        if not upkeep.verify(self._origin, self._meta.seal):
+            self._keep_meta(replace(self._meta, legacy=False))
+        return count
 
     def find_garbage(self, **conditions: Unpack[Conditions]) -> list[str]:
         """The keys that ``gc`` with the same conditions would delete."""
-        return garbage(self._origin, **conditions)
+        return garbage(self._origin, self._meta.seal, **conditions)
 
     def gc(self, **conditions: Unpack[Conditions]) -> int:
         """Deletes the entries that meet every one of ``conditions`` (``older_than=``, ``max_bytes=``, ... see ``Conditions``), gives
@@ -217,6 +242,17 @@ class SummaryStore:
             cache = backend.cache.url
             backend = backend.remote
         return _reopen, (getattr(backend, "inner", backend.url), self.storage, cache)
+
+    def _upgrade_meta(self) -> None:
+        """Before an entry of this version's format is written, the meta data say so: an earlier version then refuses the store."""
+        if self._meta.version < FORMAT:
+            self._meta = self._backend.load_meta(None)  # somebody else may have been first
+        if self._meta.version < FORMAT:
+            self._keep_meta(self._meta.upgraded())
+
+    def _keep_meta(self, meta: StoreMeta) -> None:
+        self._backend.keep_meta(meta)
+        self._meta = meta
 
     def _agree(self, storage: str | None) -> None:
         if storage is not None and storage != self.storage:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -19,7 +22,8 @@ def save_checkpoint(directory: Path, optimizer: MasterAdamW, step: int) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / f"{_NAME}.{os.getpid()}.part"
     try:
-        save_file({k: v.contiguous() for k, v in optimizer.state().items()}, temporary, metadata={"step": str(step)})
+        state = {k: v.contiguous() for k, v in optimizer.state().items()}
+        save_file(state, temporary, metadata={"step": str(step), "sha256": _digest(state)})
         os.replace(temporary, directory / _NAME)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
@@ -36,8 +40,11 @@ def load_checkpoint(directory: Path, optimizer: MasterAdamW) -> int:
         return 0
     try:
         with safe_open(path, framework="pt") as file:
-            step = int(file.metadata()["step"])
+            metadata = file.metadata()
+            step = int(metadata["step"])
         state = load_file(path)
+        if metadata.get("sha256", _digest(state)) != _digest(state):
+            raise TrainingError(f"the checkpoint in {directory} is damaged (its checksum does not match); delete it to start afresh")
         names = {k.removeprefix("weight/") for k in state if k.startswith("weight/")}
         if names != set(optimizer.master):
             raise TrainingError(
@@ -50,3 +57,11 @@ def load_checkpoint(directory: Path, optimizer: MasterAdamW) -> int:
             raise
         raise TrainingError(f"cannot read the checkpoint in {directory}: {error}; delete it to start afresh") from error
     return step
+
+
+def _digest(state: Mapping[str, torch.Tensor]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(state):
+        total.update(name.encode())
+        total.update(state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()

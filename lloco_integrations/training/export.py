@@ -34,7 +34,7 @@ def export(trainee: MeanPoolTrainee, out: Path, recipe: dict[str, Any], base_nam
     state = trainee.encoder.projector.state_dict()
     small = {k: (v.to(torch.bfloat16) if v.ndim > 1 else v.float()).contiguous() for k, v in state.items()}
     save_file(small, out / "projector.safetensors")
-    (out / "recipe.json").write_text(json.dumps(recipe, indent=1, default=str) + "\n")
+    (out / "recipe.json").write_text(json.dumps(recipe, indent=1, default=str) + "\n", encoding="utf-8")
     return out
 
 

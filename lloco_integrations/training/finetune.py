@@ -215,7 +215,7 @@ class EarlyStopping:
     def resume(self, step: int) -> bool:
         log = self.record / "eval.csv"
         if step and log.exists():
-            for row in csv.DictReader(log.read_text().splitlines()):
+            for row in csv.DictReader(log.read_text(encoding="utf-8").splitlines()):
                 if int(row["step"]) <= step:  # another process may not have dropped the later ones yet
                     self._count(int(row["step"]), {k: float(v) for k, v in row.items() if k != "step"})
         return self.idle >= self.patience
@@ -253,7 +253,7 @@ def _before(record: Path, trainee: AdapterTrainee, watched: Mapping[str, Sequenc
         trainee.eval()
         losses = {k: round(v, 4) for k, v in held_out_losses(trainee, watched).items()}
         _put(path, losses)
-    found: dict[str, float] = json.loads(path.read_text())
+    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
@@ -273,7 +273,7 @@ def _begin(record: Path, settings: Mapping[str, Any]) -> None:
         record.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             _put(path, settings)
-        theirs = json.loads(path.read_text())
+        theirs = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"cannot use {record}: {error}; name a directory that can be written, or delete it") from error
     if theirs != settings:
@@ -285,7 +285,7 @@ def _begin(record: Path, settings: Mapping[str, Any]) -> None:
 def _put(path: Path, value: Mapping[str, Any]) -> None:
     """JSON in one step: of several processes, none reads half of it."""
     part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
+    part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     os.replace(part, path)
 
 

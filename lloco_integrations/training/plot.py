@@ -36,5 +36,5 @@ def plot(run: Path, out: Path) -> Path:
 
 
 def _read(path: Path) -> list[dict[str, float]]:
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]

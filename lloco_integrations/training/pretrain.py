@@ -100,7 +100,7 @@ def pretrain(
     sum_up: Any = None if alone else (lambda flat: team.reduce(flat, reduction="sum"))
     if first:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
+        (out / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n", encoding="utf-8")
     parameters = {n: p for n, p in trainee.named_parameters() if p.requires_grad}
     optimizer = MasterAdamW(parameters, {n: _rate(n, config) for n in parameters}, config.weight_decay)
     start = load_checkpoint(out / "checkpoint", optimizer)
@@ -235,16 +235,16 @@ def _forget_after(step: int, *logs: Path) -> None:
     """Drop the lines of steps that come after the checkpoint and will be made again."""
     for path in logs:
         if path.exists():
-            head, *lines = path.read_text().splitlines(keepends=True)
+            head, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             last = step - 1 if path.name == "train.csv" else step
             kept = [line for line in lines if line.endswith("\n") and int(line.partition(",")[0]) <= last]
             if len(kept) < len(lines):
-                path.write_text(head + "".join(kept))
+                path.write_text(head + "".join(kept), encoding="utf-8")
 
 
 def _log(path: Path, row: dict[str, float], fields: Sequence[str]) -> None:
     new = not path.exists()
-    with path.open("a", newline="") as file:
+    with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fields, lineterminator="\n")
         if new:
             writer.writeheader()

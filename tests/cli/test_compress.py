@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sqlite3
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,70 @@ def test_what_the_store_lost_is_compressed_again(compress: Call, library: Path, 
     assert stored() == before
 
 
+def damage(store_url: str, change: str) -> str:
+    """Damages one entry of a sqlite store and returns its key."""
+    with SummaryStore.open(store_url) as store:
+        key = min(store.keys())
+    with sqlite3.connect(store_url.removeprefix("sqlite:///")) as db:
+        db.create_function("flipped", 1, lambda value: value[:-1] + bytes([value[-1] ^ 1]))
+        db.execute(f"UPDATE lloco_entries SET {change} WHERE key = ?", (key,))
+    db.close()
+    return key
+
+
+CHANGES = ["n_tokens = 999999999", "value = flipped(value)"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_damaged_entry_is_compressed_again(change: str, compress: Call, library: Path, store_url: str) -> None:
+    compress(library, "--group", "birds")
+    key = damage(store_url, change)
+    with SummaryStore.open(store_url) as store:
+        assert store.verify() == [key]
+    result = compress(library)
+    assert result.exit_code == 0, result.output
+    assert "1 compressed" in result.stdout
+    assert "damaged: 1 entries of the store were damaged" in result.stdout
+    with SummaryStore.open(store_url) as store:
+        assert store.verify() == []
+        (info,) = store.info_many([key])
+    assert info is not None
+    assert info.group == (None if "n_tokens" in change else "birds"), "kept where it could be believed"
+    assert "nothing to compress" in compress(library).stdout
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_verify_repairs_what_the_catalogue_knows(
+    change: str, compress: Call, lloco: Call, library: Path, store_url: str, tiny_model: str
+) -> None:
+    compress(library, "--group", "birds")
+    key = damage(store_url, change)
+    result = lloco("store", "verify", store_url)
+    assert result.exit_code == 1
+    assert key in result.stdout
+    assert "lloco store verify --repair" in result.stderr
+    result = lloco("store", "verify", store_url, "--repair", "--model", tiny_model)
+    assert result.exit_code == 0, result.output
+    assert "1 damaged entries were compressed again" in result.stdout
+    assert "All 3 entries are sound" in result.stdout
+    assert "nothing to compress" in compress(library).stdout
+
+
+def test_what_cannot_be_repaired_is_said(
+    compress: Call, lloco: Call, library: Path, store_url: str, tiny_model: str, tmp_path: Path
+) -> None:
+    from tests import tiny
+
+    compress(library)
+    key = damage(store_url, CHANGES[1])
+    other = tiny.save_mean_pool(tmp_path / "other", seed=7)
+    result = lloco("store", "verify", store_url, "--repair", "--model", other)
+    assert result.exit_code == 1
+    assert key in result.stdout
+    assert "0 damaged entries were compressed again" in result.stdout
+    assert "No document compressed here with this --model has them" in result.stderr
+
+
 def test_a_deleted_store_is_filled_again(compress: Call, library: Path, stored: Keys, store_url: str) -> None:
     compress(library)
     for path in Path(store_url.removeprefix("sqlite:///")).parent.glob("store.sqlite*"):
@@ -146,8 +212,88 @@ def test_jsonl(suffix: str, compress: Call, tmp_path: Path, stored: Keys, store_
     assert (first.place, first.title, first.text) == ("d0", "Title 0", "The number of this is 0.")
 
 
+def test_jsonl_as_others_write_it(compress: Call, tmp_path: Path, store_url: str) -> None:
+    path = tmp_path / "docs.jsonl"
+    rows = [
+        '{"doc_id": 7, "text": "One."}',
+        '{"text": "Two."}',
+        "",
+        '{"page_content": "Three.", "metadata": {"title": "T", "id": "x"}, "type": "Document"}',
+    ]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(rows).encode())
+    result = compress(path)
+    assert result.exit_code == 0, result.output
+    with Catalogue.open(store_url) as catalogue:
+        found = [(p.place, p.title, p.text) for p in catalogue.passages()]
+    assert found == [("7", "", "One."), ("line 2", "", "Two."), ("x", "T", "Three.")]
+
+
+def test_a_page_in_the_charset_that_it_declares(compress: Call, tmp_path: Path, store_url: str) -> None:
+    pytest.importorskip("markdownify", reason="needs the extra demo (markdownify)")
+    pytest.importorskip("lxml", reason="needs the extra demo (lxml)")
+    (tmp_path / "a.html").write_bytes("<meta charset=iso-8859-1><title>Café</title><p>“Où?”".encode("cp1252"))
+    (tmp_path / "b.html").write_bytes('<meta http-equiv=content-type content="text/html; charset=shift_jis"><p>鳥'.encode("shift_jis"))
+    assert compress(tmp_path / "a.html", tmp_path / "b.html").exit_code == 0
+    with Catalogue.open(store_url) as catalogue:
+        assert [(p.title, p.text) for p in catalogue.passages()] == [("Café", "“Où?”"), ("", "鳥")]
+
+
+def test_tables_and_mail(compress: Call, tmp_path: Path, store_url: str) -> None:
+    (tmp_path / "a.csv").write_text("bird;seen;sea\nGull;9;North\nTern;;South\n")
+    (tmp_path / "b.tsv").write_text("1\t2\n3\t4\n")
+    (tmp_path / "c.eml").write_bytes(
+        b"From: a@b.org\r\nTo: c@d.org\r\nSubject: =?utf-8?q?Caf=C3=A9?=\r\nContent-Type: text/plain; charset=iso-8859-1\r\n"
+        b"Content-Transfer-Encoding: quoted-printable\r\n\r\nWe meet at the caf=E9.\r\n"
+    )
+    result = compress(tmp_path)
+    assert result.exit_code == 0, result.output
+    with Catalogue.open(store_url) as catalogue:
+        found = [(p.title, p.text) for p in catalogue.passages()]
+    assert found == [
+        ("", "bird: Gull; seen: 9; sea: North\nbird: Tern; sea: South"),
+        ("", "1 | 2\n3 | 4"),
+        ("Café", "From: a@b.org\nTo: c@d.org\nSubject: Café\n\nWe meet at the café."),
+    ]
+
+
+def test_excel(compress: Call, tmp_path: Path, store_url: str) -> None:
+    openpyxl = pytest.importorskip("openpyxl", reason="needs the extra demo (openpyxl)")
+    book = openpyxl.Workbook()
+    book.active.title = "Birds"
+    for row in (["bird", "seen"], ["Gull", 9], [None, None], ["Tern", None]):
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    assert compress(tmp_path / "a.xlsx").exit_code == 0
+    with Catalogue.open(store_url) as catalogue:
+        (found,) = catalogue.passages()
+    assert (found.place, found.text) == ("sheet Birds", "bird: Gull; seen: 9\nbird: Tern")
+
+
+def test_word(compress: Call, tmp_path: Path, store_url: str) -> None:
+    for needed in ("mammoth", "markdownify", "lxml"):
+        pytest.importorskip(needed, reason=f"needs the extra demo ({needed})")
+    space = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+    cell = "<w:tc><w:p><w:r><w:t>{}</w:t></w:r></w:p></w:tc>"
+    rows = "".join(f"<w:tr>{cell.format(a)}{cell.format(b)}</w:tr>" for a, b in (("bird", "seen"), ("Gull", "9")))
+    kind = "application/vnd.openxmlformats-officedocument.wordprocessingml.document.main+xml"
+    parts = {
+        "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">'
+        f'<Override PartName="/word/document.xml" ContentType="{kind}"/></Types>',
+        "_rels/.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"><Relationship Id="r" '
+        'Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/officeDocument" Target="word/document.xml"/></Relationships>',
+        "word/document.xml": f"<w:document {space}><w:body><w:p><w:r><w:t>Sea birds.</w:t></w:r></w:p><w:tbl>{rows}</w:tbl></w:body></w:document>",
+    }
+    with zipfile.ZipFile(tmp_path / "a.docx", "w") as archive:
+        for name, text in parts.items():
+            archive.writestr(name, text)
+    result = compress(tmp_path / "a.docx")
+    assert result.exit_code == 0, result.output
+    assert texts(store_url) == ["Sea birds.\n\n| bird | seen |\n| --- | --- |\n| Gull | 9 |"]
+
+
 def test_html_and_pdf(compress: Call, tmp_path: Path, store_url: str) -> None:
-    pytest.importorskip("bs4")
+    pytest.importorskip("markdownify", reason="needs the extra demo (markdownify)")
+    pytest.importorskip("lxml", reason="needs the extra demo (lxml)")
     pytest.importorskip("llama_index.readers.file")
     (tmp_path / "page.html").write_text(
         "<html><head><title>A page</title><style>p {}</style></head><body><script>var x = 1</script>"
@@ -159,7 +305,7 @@ def test_html_and_pdf(compress: Call, tmp_path: Path, store_url: str) -> None:
     assert "2 read" in result.stdout
     with Catalogue.open(store_url) as catalogue:
         page, paper = catalogue.passages()
-    assert (page.title, page.text) == ("A page", "One bold word.\nleft right")
+    assert (page.title, page.text) == ("A page", "One bold word.\n\n| left | right |\n| --- | --- |")
     assert (paper.place, paper.text) == ("page 1", "Whales sing under water")
 
 

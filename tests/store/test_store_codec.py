@@ -16,10 +16,12 @@ from lloco_integrations.store.codec import check, decode, encode
 from lloco_integrations.store.header import HEAD_BYTES, read_header
 from lloco_integrations.store.keys import is_key, make_key
 from lloco_integrations.store.quantise import dequantise, quantise
+from lloco_integrations.store.seal import Seal
 from lloco_integrations.types import SummaryEmbeddings
 
 Summary = Callable[..., SummaryEmbeddings]
 KEY = "abcdefghijklmnopqrstuvwxya"
+SEAL = Seal(bytes(range(32)))
 
 
 def parts(value: bytes) -> tuple[dict[str, Any], bytes]:
@@ -34,22 +36,22 @@ def joined(header: Any, body: bytes) -> bytes:
 
 def test_any_safetensors_reader_can_open_it(summary: Summary) -> None:
     put = summary(1, dtype="bfloat16", group="g", window=4)
-    value, info = encode(KEY, put, "exact", 12.5)
+    value, info = encode(KEY, put, "exact", 12.5, SEAL)
     assert torch.equal(load(value)["vectors"], put.vectors)
     assert info.nbytes == len(value)
     assert info.created == 12.5
-    assert read_header(KEY, value[:HEAD_BYTES]).info == info
+    assert read_header(KEY, value[:HEAD_BYTES], SEAL).info == info
 
 
 @pytest.mark.parametrize("storage", ["exact", "int8"])
 def test_every_flipped_byte_is_found(summary: Summary, storage: str) -> None:
-    value, _ = encode(KEY, summary(1, rows=2, width=3, group="g", window=4), storage, 1.0)
+    value, _ = encode(KEY, summary(1, rows=2, width=3, group="g", window=4), storage, 1.0, SEAL)
     missed = []
     for at in range(len(value)):
         changed = bytearray(value)
         changed[at] ^= 0x15
         try:
-            check(KEY, changed)
+            check(KEY, changed, SEAL)
             missed.append(at)
         except DamagedEntry:
             continue
@@ -58,10 +60,10 @@ def test_every_flipped_byte_is_found(summary: Summary, storage: str) -> None:
 
 
 def test_every_truncation_is_found(summary: Summary) -> None:
-    value, _ = encode(KEY, summary(1), "int8", 1.0)
+    value, _ = encode(KEY, summary(1), "int8", 1.0, SEAL)
     for length in range(len(value)):
         with pytest.raises(DamagedEntry):
-            check(KEY, value[:length])
+            check(KEY, value[:length], SEAL)
 
 
 @pytest.mark.parametrize(
@@ -89,23 +91,23 @@ def test_every_truncation_is_found(summary: Summary) -> None:
     ],
 )
 def test_changed_metadata_are_refused(summary: Summary, name: str, wrong: Any) -> None:
-    value, _ = encode(KEY, summary(1, group="g", window=4), "exact", 1.0)
+    value, _ = encode(KEY, summary(1, group="g", window=4), "exact", 1.0, SEAL)
     header, body = parts(value)
-    assert check(KEY, joined(header, body))
+    assert check(KEY, joined(header, body), SEAL)
     if wrong is None:
         del header["__metadata__"][name]
     else:
         header["__metadata__"][name] = wrong
     with pytest.raises(DamagedEntry, match=KEY):
-        decode(KEY, joined(header, body))
+        decode(KEY, joined(header, body), SEAL)
 
 
 @pytest.mark.parametrize("offsets", [[0, 95], [0, 97], [1, 97], [-96, 0], [0, "96"], [True, 96], [0], None, [0, 10**30], [0.0, 96.0]])
 def test_wrong_offsets_are_refused(summary: Summary, offsets: Any) -> None:
-    header, body = parts(encode(KEY, summary(1), "exact", 1.0)[0])
+    header, body = parts(encode(KEY, summary(1), "exact", 1.0, SEAL)[0])
     header["vectors"]["data_offsets"] = offsets
     with pytest.raises(DamagedEntry):
-        decode(KEY, joined(header, body))
+        decode(KEY, joined(header, body), SEAL)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_wrong_offsets_are_refused(summary: Summary, offsets: Any) -> None:
 )
 def test_foreign_values_are_refused(value: Any) -> None:
     with pytest.raises(DamagedEntry, match=KEY):
-        decode(KEY, value)
+        decode(KEY, value, SEAL)
 
 
 def test_non_finite_values_with_a_right_checksum_are_refused(summary: Summary, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,9 +136,9 @@ def test_non_finite_values_with_a_right_checksum_are_refused(summary: Summary, m
     bad.vectors[0, 0] = float("nan")
     with monkeypatch.context() as patched:
         patched.setattr(codec, "_finite", lambda _: True)
-        value, _ = encode(KEY, bad, "exact", 1.0)
+        value, _ = encode(KEY, bad, "exact", 1.0, SEAL)
     with pytest.raises(DamagedEntry, match="NaN"):
-        decode(KEY, value)
+        decode(KEY, value, SEAL)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-45, 1e-38, 1e-6, 1.0, 1e30, 3.4e38])
@@ -157,7 +159,7 @@ def test_int8_error_bound(scale: float) -> None:
 
 def test_int8_is_a_quarter_of_float32(summary: Summary) -> None:
     big = summary(1, rows=64, width=576)
-    exact, small = encode(KEY, big, "exact", 1.0)[0], encode(KEY, big, "int8", 1.0)[0]
+    exact, small = encode(KEY, big, "exact", 1.0, SEAL)[0], encode(KEY, big, "int8", 1.0, SEAL)[0]
     assert len(small) < 0.27 * len(exact)
 
 

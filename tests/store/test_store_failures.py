@@ -84,6 +84,7 @@ def test_a_reader_without_rights_notices_what_is_written_later(folder: Path, sum
     url = f"sqlite:///{folder}/s.sqlite"
     with SummaryStore.open(url) as store:
         store.put_many([("one", summary(1))])
+    (folder / "s.sqlite").chmod(0o644)
     with unprivileged():
         reader = SummaryStore.open(url)
         assert len(list(reader.keys())) == 1

@@ -107,7 +107,7 @@ def search(catalogue: Catalogue, embedder: Embedder, question: str, top_k: int) 
             catalogue.keep_vectors(embedder.name, fresh)
             bar.update(task, completed=at + len(some))
     matrix = np.stack([np.frombuffer(vectors[p.digest], dtype="<f4") for p in passages])
-    scores = matrix @ embedder.embed([question])[0]
+    scores = matrix @ embedder.embed_question(question)
     best = np.argsort(-scores, kind="stable")[:top_k]
     return [Found(passages[i], float(scores[i])) for i in best]
 
@@ -130,7 +130,7 @@ def _show(found: Sequence[Found], parts: Sequence[Shown | None], usage: Usage) -
         if part is None:
             left_out.append(where)
             continue
-        typer.echo(f"\n{where}")
+        typer.echo(f"\n{where}{'' if part.as_text else ', read as vectors'}")
         typer.echo("\n".join(f"   {line}" for line in printable(marked(one.passage.text, part.as_text)).splitlines()))
     if left_out:
         typer.echo("\nFound, and not read: " + "; ".join(left_out))
@@ -143,9 +143,7 @@ def _show(found: Sequence[Found], parts: Sequence[Shown | None], usage: Usage) -
 
 
 def marked(text: str, as_text: Sequence[tuple[int, int]]) -> str:
-    """``text`` with marks around the stretches that were read as text; without, where that is all of it."""
-    if as_text and as_text[0][0] == 0 and as_text[-1][1] >= len(text.rstrip()) and len(as_text) == 1:
-        return text
+    """``text`` with marks around the stretches that were read as text."""
     for start, stop in reversed(as_text):
         text = f"{text[:start]}>>{text[start:stop]}<<{text[stop:]}"
     return text

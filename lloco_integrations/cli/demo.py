@@ -1,4 +1,4 @@
-"""``lloco demo``: documents compressed, retrieved and answered through LlamaIndex and LangChain, beside the same model reading the text."""
+"""``lloco demo``: questions answered through LlamaIndex and LangChain from what they point to, beside the same model reading all the text."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from lloco_integrations.engine import Engine
 
 SHOWN = 12
+RIGHT = 50.0
+"""An answer of this F1 or more is called right."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +43,39 @@ def command(
     docs: Annotated[Path | None, typer.Option(help="A folder of your own documents in place of the example corpus.")] = None,
     ask: Annotated[list[str] | None, typer.Option(help="A question of your own; may be repeated.")] = None,
     questions: Annotated[int, typer.Option(min=1, help="How many held-out questions about the example corpus to ask.")] = SHOWN,
-    ratio: Annotated[int, typer.Option(help="Source tokens per vector: 2, 4, 8, 16 or 32.")] = 2,
-    top_k: Annotated[int, typer.Option(min=1, help="Passages that are retrieved for a question.")] = 2,
+    ratio: Annotated[int, typer.Option(min=1, help="Tokens of the retrieved passages for each position that they take in the prompt.")] = 8,
+    top_k: Annotated[int, typer.Option(min=1, help="Passages that are retrieved for a question.")] = 4,
+    focus: Annotated[
+        str,
+        typer.Option(help="question: its sentences stand as text, the rest as vectors or not at all; none: summaries at one ratio."),
+    ] = "question",
     model: Annotated[str, typer.Option(help="Preset, model directory or hub id.")] = "smollm2-135m",
-    adapter: Annotated[str | None, typer.Option(help="Directory of an adapter, such as lloco learn makes, to read the summaries.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Directory of an adapter, such as lloco learn makes, to read what is compressed.")
+    ] = None,
     store: Annotated[str | None, typer.Option(help="Where summary embeddings are kept; default: the cache folder.")] = None,
 ) -> None:
-    """Compress documents, then answer questions from the summaries and, beside it, from the raw text."""
+    """Answer questions about documents from what the questions point to and, beside it, from all the text."""
     from lloco_integrations.engine import Engine
     from lloco_integrations.errors import BadInput
+    from lloco_integrations.show.policy import FocusRecipe
 
     if docs is not None and not ask:
         raise BadInput('--docs needs at least one --ask "question"')
+    if focus not in ("question", "none"):
+        raise BadInput(f"--focus is {focus!r}; use question or none")
     console = Console()
     asked = [Asked(q) for q in ask or ()] or _held_out(questions)
     texts = _passages(docs)
     with console.status(f"loading {model} (the first time: downloading 93 MB and building it, about a minute)"):
         engine = Engine(model, store, {"default": adapter} if adapter else {})
         name = engine.model.name
-    _compress(console, engine, texts)
+    if focus == "none":
+        _compress(console, engine, texts, ratio)
+    elif FocusRecipe.of(engine.model.focus).finest or not engine.model.spec.is_elastic:  # else no vectors are shown: no need to wait
+        _compress(console, engine, texts, None)
     with console.status("embedding the passages with all-MiniLM-L6-v2"):
-        ways = _ways(engine, texts, ratio, top_k)
+        ways = _ways(engine, texts, focus, ratio, top_k)
     tallies = {way: Tally() for way in ways}
     for number, question in enumerate(asked, 1):
         console.print(Text(f"\n{number}. {question.text}", style="bold"))
@@ -70,6 +84,8 @@ def command(
         for way, answer in ways.items():
             _report(console, way, question, tallies[way], answer)
     _totals(console, tallies, f"{name}, {ratio}x, {len(asked)} questions, top {top_k} passages", len(asked))
+    if said := _in_words(tallies):
+        console.print(f"\n{said}", highlight=False, soft_wrap=True)
 
 
 def _held_out(n: int) -> list[Asked]:
@@ -104,7 +120,7 @@ def _passages(docs: Path | None) -> list[tuple[str, str]]:
     return [(source, text) for source, text in found if text]
 
 
-def _compress(console: Console, engine: Engine, texts: list[tuple[str, str]]) -> None:
+def _compress(console: Console, engine: Engine, texts: list[tuple[str, str]], ratio: int | None) -> None:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     total = sum(len(engine.model.text_ids(t)) for _, t in texts)
@@ -112,7 +128,7 @@ def _compress(console: Console, engine: Engine, texts: list[tuple[str, str]]) ->
     columns = (TextColumn("compressing"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} tokens"), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=total)
-        done = engine.compress([t for _, t in texts], progress=lambda n: bar.advance(task, n))
+        done = engine.compress([t for _, t in texts], ratio=ratio, progress=lambda n: bar.advance(task, n))
         bar.update(task, completed=total)
     vectors = sum(c.n_positions for c in done)
     console.print(
@@ -120,7 +136,7 @@ def _compress(console: Console, engine: Engine, texts: list[tuple[str, str]]) ->
     )
 
 
-def _ways(engine: Engine, texts: list[tuple[str, str]], ratio: int, top_k: int) -> dict[str, Any]:
+def _ways(engine: Engine, texts: list[tuple[str, str]], focus: str, ratio: int, top_k: int) -> dict[str, Any]:
     """Each way of answering: question -> (answer, positions, sources)."""
     from langchain_classic.chains.combine_documents import create_stuff_documents_chain
     from langchain_classic.chains.retrieval import create_retrieval_chain
@@ -138,23 +154,27 @@ def _ways(engine: Engine, texts: list[tuple[str, str]], ratio: int, top_k: int) 
 
     names: dict[str, Any] = {"model": engine.model_name, "store": engine.store_target}
     nodes = [TextNode(text=t, metadata={"source": s}, excluded_llm_metadata_keys=["source"]) for s, t in texts]
-    index = VectorStoreIndex(nodes, embed_model=HuggingFaceEmbedding(str(model_directory())))
+    embed_model = HuggingFaceEmbedding(str(model_directory()))
+    index = VectorStoreIndex(nodes, embed_model=embed_model)
     llm = LLoCOLLM(**names, adapters=engine.adapters, max_new_tokens=32)
-    compressed = index.as_query_engine(llm=llm, similarity_top_k=top_k, node_postprocessors=[LLoCOPostprocessor(**names, ratio=ratio)])
+    how: dict[str, Any] = {"focus": focus, "ratio": ratio}
+    processor = LLoCOPostprocessor(**names, **how, embed_model=embed_model)
+    short = index.as_query_engine(llm=llm, similarity_top_k=top_k, node_postprocessors=[processor])
     raw = index.as_query_engine(llm=LLoCOLLM(**names, max_new_tokens=32), similarity_top_k=top_k)
 
     vectors = InMemoryVectorStore(HuggingFaceEmbeddings(model_name=str(model_directory())))
     vectors.add_documents([Document(t, metadata={"source": s}) for s, t in texts])
     prompt = ChatPromptTemplate.from_template("{context}\n\nQuestion: {input}\nAnswer:")
     chain = create_retrieval_chain(
-        LLoCORetriever(**names, vectorstore=vectors, k=top_k, ratio=ratio),
+        LLoCORetriever(**names, **how, vectorstore=vectors, k=top_k),
         create_stuff_documents_chain(ChatLLoCO(**names, adapters=engine.adapters, max_tokens=32), prompt),
     )
     meter = _Meter()
+    what = "focus" if focus == "question" else "summaries"
     return {
-        "LlamaIndex, summaries": lambda q: meter.llama_index(compressed, q),
-        "LangChain, summaries": lambda q: meter.langchain(chain, q),
-        "LlamaIndex, raw text": lambda q: meter.llama_index(raw, q),
+        f"LlamaIndex, {what}": lambda q: meter.llama_index(short, q),
+        f"LangChain, {what}": lambda q: meter.langchain(chain, q),
+        "LlamaIndex, all text": lambda q: meter.llama_index(raw, q),
     }
 
 
@@ -218,3 +238,13 @@ def _totals(console: Console, tallies: dict[str, Tally], title: str, n: int) -> 
         table.add_row(way, str(bootstrap(tally.f1)) if tally.f1 else "-", f"{tally.positions / n:.0f}", f"{tally.seconds / n:.2f}")
     console.print()
     console.print(table)
+
+
+def _in_words(tallies: dict[str, Tally]) -> str:
+    """How many answers were right in each way, and in how many positions of the prompt; nothing where right answers are not known."""
+    said = []
+    for way, tally in tallies.items():
+        if tally.f1:
+            right, n = sum(f1 >= RIGHT for f1 in tally.f1), len(tally.f1)
+            said.append(f"{way}: {right} of {n} right in {tally.positions / n:.0f} positions")
+    return f"{'; '.join(said)} (right: F1 of {RIGHT:.0f} or more)." if said else ""

@@ -36,6 +36,9 @@ class WordCounts:
                 row[hashlib.sha256(word.encode()).digest()[0]] += 1
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
+    def embed_question(self, question: str) -> Any:
+        return self.embed([question])[0]
+
 
 @pytest.fixture(autouse=True)
 def _surroundings(monkeypatch: pytest.MonkeyPatch, lloco_home: Path) -> None:

@@ -8,51 +8,93 @@ from pathlib import Path
 import pytest
 
 from lloco_integrations import embedding
+from lloco_integrations.cli.ask import marked
 from lloco_integrations.store import SummaryStore
 from tests.cli.conftest import Call, WordCounts
 
 pytestmark = pytest.mark.needs("llama_index.core")
+SOURCES = "\n\nSources, with what was read as text between >> and <<\n"
 
 
 def test_answer_sources_and_positions(compress: Call, ask: Call, library: Path) -> None:
     compress(library)
-    result = ask("When do owls hunt?", "--top-k", 2)
+    result = ask("When do owls hunt?", "--top-k", 3, "--ratio", 6)
     assert result.exit_code == 0, result.output
-    answer, _, sources = result.stdout.partition("\n\nSources\n")
+    answer, _, sources = result.stdout.partition(SOURCES)
     assert answer
-    assert "1. " in sources
-    assert "2. " in sources
-    assert "3. " not in sources
-    assert "owls.txt (score 0." in sources.split("2. ")[0]
-    assert "   Owls hunt at night." in sources
-    assert "positions (4." in sources or "positions (3." in sources
-    assert "in place of" in sources
+    read, _, not_read = sources.partition("\nFound, and not read: ")
+    assert "1. " in read and "2. " not in read
+    assert "owls.txt (score 0." in read
+    assert "   >>Owls hunt at night.<< Their wings make no sound." in read
+    assert "2. " in not_read and "; 3. " in not_read and "4. " not in not_read
+    assert "tides.txt" in not_read and "bread.md" in not_read
+    assert "46 tokens of these sources stood in 19 positions (2.4x)" in not_read
+    assert "in place of" in not_read
+
+
+def test_what_has_room_is_read_whole(compress: Call, ask: Call, library: Path) -> None:
+    compress(library)
+    sources = ask("When do owls hunt?", "--top-k", 2, "--token-budget", 500).stdout.partition(SOURCES)[2]
+    assert "   >>Owls hunt at night. Their wings make no sound.<<" in sources
+    assert "   >>The moon pulls the sea, and so there are tides.<<" in sources
+    assert "93 tokens of these sources stood in 93 positions (1.0x)" in sources
+    assert "not read" not in sources and "vectors" not in sources
+
+
+def test_without_focus_summaries_are_read(compress: Call, ask: Call, library: Path) -> None:
+    compress(library)
+    result = ask("When do owls hunt?", "--top-k", 2, "--focus", "none", "--ratio", 8)
+    sources = result.stdout.partition(SOURCES)[2]
+    assert "owls.txt (score 0.33), read as vectors\n   Owls hunt at night. Their wings make no sound.\n" in sources
+    assert sources.count("read as vectors") == 2 and ">>" not in sources
+    assert "93 tokens of these sources stood in 12 positions (7.8x)" in sources
+
+
+def test_marks_stand_where_text_was_read() -> None:
+    text = "One. Two. Three. Four."
+    assert marked(text, [(5, 9), (17, 22)]) == "One. >>Two.<< Three. >>Four.<<"
+    assert marked(text, [(0, 22)]) == f">>{text}<<"
+    assert marked(text, []) == text
 
 
 def test_json(compress: Call, ask: Call, library: Path) -> None:
     compress(library)
-    result = ask("Why does bread rise?", "--top-k", 1, "--ratio", 8, "--json")
+    result = ask("Why does bread rise?", "--top-k", 1, "--ratio", 8, "--focus", "none", "--json")
     said = json.loads(result.stdout)
     (source,) = said["sources"]
     assert source["path"] == str(library / "bread.md")
     assert "yeast" in source["text"]
     assert source["positions"] == -(-source["tokens"] // 8)
+    assert source["read_as_text"] == []
     assert said["usage"]["source_tokens"] - said["usage"]["prompt_tokens"] == source["tokens"] - source["positions"]
     assert said["question"] == "Why does bread rise?"
     assert isinstance(said["answer"], str)
+
+
+def test_json_tells_what_was_read_as_text(compress: Call, ask: Call, library: Path) -> None:
+    compress(library)
+    said = json.loads(ask("When do owls hunt?", "--token-budget", 25, "--json").stdout)
+    owls, *others = said["sources"]
+    (stretch,) = owls["read_as_text"]
+    assert owls["text"][slice(*stretch)] == "Owls hunt at night."
+    assert owls["positions"] == 19 and owls["tokens"] == 46
+    assert [(one["positions"], one["tokens"], one["read_as_text"]) for one in others] == [(0, None, [])] * 2
+    assert said["usage"]["source_tokens"] - said["usage"]["prompt_tokens"] == 46 - 19 - 1, "the blank after it is dropped"
 
 
 def test_passages_are_embedded_once(compress: Call, ask: Call, library: Path, embedder: WordCounts) -> None:
     compress(library)
     assert embedder.embedded == [], "compressing needs no embeddings"
     ask("tides?")
-    assert len(embedder.embedded) == 4
+    assert len(embedder.embedded) == len(set(embedder.embedded)) + 1, "the question twice: for passages, and for their sentences"
+    embedder.embedded.clear()
     ask("tides?")
-    assert len(embedder.embedded) == 5
+    assert embedder.embedded == ["tides?", "tides?"], "passages are kept with the store, sentences in memory"
     (library / "owls.txt").write_text("Owls are birds.")
     compress(library)
-    ask("tides?")
-    assert embedder.embedded[5:] == ["Owls are birds.", "tides?"]
+    embedder.embedded.clear()
+    ask("tides?", "--focus", "none")
+    assert embedder.embedded == ["Owls are birds.", "tides?"]
 
 
 def test_titles_go_into_the_prompt_and_the_search(compress: Call, ask: Call, tmp_path: Path, embedder: WordCounts) -> None:
@@ -80,23 +122,26 @@ def test_a_document_cannot_steer_the_terminal(compress: Call, ask: Call, tmp_pat
     (tmp_path / "evil.txt").write_text("Before \x1b]0;title\x07 \x9b2J after.\tEnd.")
     compress(tmp_path / "evil.txt")
     result = ask("before", "--top-k", 1)
-    assert "Before \ufffd]0;title\ufffd \ufffd2J after." in result.stdout
+    assert "Before \ufffd]0;title\ufffd \ufffd2J after." in result.stdout.replace(">>", "").replace("<<", "")
     assert "\x1b" not in result.stdout
 
 
 def test_what_the_store_lost_is_compressed_on_the_way(compress: Call, ask: Call, library: Path, store_url: str) -> None:
     compress(library)
-    with SummaryStore.open(store_url) as store:
-        store.delete_many(list(store.keys()))
-    assert ask("owls", "--top-k", 1).exit_code == 0
-    with SummaryStore.open(store_url) as store:
-        assert store.stats().entries == 1
+    for focus, entries in (("question", 0), ("none", 1)):
+        with SummaryStore.open(store_url) as store:
+            store.delete_many(list(store.keys()))
+        assert ask("owls", "--top-k", 1, "--ratio", 4 if focus == "none" else 1, "--focus", focus).exit_code == 0
+        with SummaryStore.open(store_url) as store:
+            assert store.stats().entries == entries, "text alone needs no summary"
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("q", "--ratio", "5"), "ratio 5 is not one that"),
+        (("q", "--focus", "none", "--ratio", "5"), "ratio 5 is not one that"),
+        (("q", "--focus", "all"), "focus is 'all'; use 'question' or 'none'"),
+        (("q", "--ratio", "4", "--token-budget", "50"), "leave ratio out, or leave token_budget out"),
         (("  ",), "the question is empty"),
         (("q", "--model", "nope"), "'nope' is neither a preset"),
         (("q", "--adapter", "/no/such/adapter"), "/no/such/adapter"),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from lloco_integrations import langchain, llama_index
+from lloco_integrations import langchain, llama_index, placeholder
 from lloco_integrations.backends.rows import PromptRows, read_embeddings
 from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.backends.transformers import TransformersBackend
@@ -77,6 +77,35 @@ def test_answers_are_those_of_this_process(tiny_model: str, store_url: str, url:
     assert fake.most_at_once > 1
     streamed = list(theirs.stream(prompts[4], SHORT))
     assert streamed[-1].final == expected[4] and "".join(c.delta for c in streamed) == expected[4].text
+
+
+def test_a_prompt_of_text_and_slices_is_the_same_rows(
+    tiny_model: str, store_url: str, url: str, fake: FakeVLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = engines(tiny_model, store_url, url, {})
+    text = "The lamp was lit in 1911. Nobody knows who paid for the oil. The rope is older than the tower. It hangs by the door."
+    shown = []
+    for engine in (ours, theirs):
+        monkeypatch.setattr(engine.model, "focus", {"text_share": 0.4, "finest": 4})
+        [made] = engine.show([text], question="Who paid for the oil?", ratio=2, embedder=None)
+        assert made is not None
+        shown.append(made)
+    assert shown[0] == shown[1]
+    marks = list(placeholder.find(placeholder.split_votes(made.content)[0]))
+    assert made.as_text and marks and all(mark.windows for mark in marks)
+    prompts = [f"{made.content}\n\nWho?", f"Read this.\n{made.content} Who?"]
+    rows = []
+    for engine in (ours, theirs):
+        prompter = engine.model.prompter
+        assert prompter is not None
+        resolved = engine.model.resolve(prompter.segments(prompts[0]), engine.store)
+        rows.append([torch.as_tensor(piece) for piece in resolved.pieces])
+    assert len(rows[0]) == len(rows[1]) > 2
+    assert all(torch.equal(a, b) for a, b in zip(*rows, strict=True))
+    expected = ours.generate(prompts, SHORT)
+    assert theirs.generate(prompts, SHORT) == expected
+    assert [e.usage for e in expected] == [g.usage for g in theirs.generate(prompts, SHORT)]
+    assert expected[0].usage.prompt_tokens == ours.count(prompts[0]).n_positions
 
 
 def test_no_decoder_and_no_encoder_are_loaded_here(tiny_model: str, store_url: str, url: str) -> None:

@@ -17,7 +17,7 @@ docs = [Document(page_content=p.read_text(), metadata={"source": str(p)}) for p 
 text_splitter = RecursiveCharacterTextSplitter(chunk_size=800, chunk_overlap=0)
 all_splits = text_splitter.split_documents(docs)
 _ = vector_store.add_documents(documents=all_splits)
-retriever = LLoCORetriever(vectorstore=vector_store, k=2, ratio=2)
+retriever = LLoCORetriever(vectorstore=vector_store, k=4)
 
 prompt = ChatPromptTemplate.from_template("{context}\n\nQuestion: {question}\nAnswer:")
 

@@ -11,7 +11,7 @@ Settings.transformations = [SentenceSplitter(chunk_size=200, chunk_overlap=0)]
 
 documents = SimpleDirectoryReader("data").load_data()
 index = VectorStoreIndex.from_documents(documents)
-query_engine = index.as_query_engine(node_postprocessors=[LLoCOPostprocessor(ratio=2)])
+query_engine = index.as_query_engine(node_postprocessors=[LLoCOPostprocessor()])
 
 QUESTIONS = [
     "What was the white hen with the best record among the pigeons called?",

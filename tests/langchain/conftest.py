@@ -10,7 +10,7 @@ import pytest
 from langchain_core.retrievers import BaseRetriever
 
 from lloco_integrations.langchain import ChatLLoCO, LLoCODocumentCompressor, LLoCOLLM, LLoCORetriever
-from tests.langchain.parts import vector_store
+from tests.langchain.parts import SLICING, vector_store
 
 
 @pytest.fixture
@@ -30,8 +30,22 @@ def llm(named: dict[str, Any]) -> LLoCOLLM:
 
 
 @pytest.fixture
-def compressor(named: dict[str, Any]) -> LLoCODocumentCompressor:
-    return LLoCODocumentCompressor(**named, focus="none")
+def focusing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """``focusing("question", kind, **arguments)``: one that shows text and slices of all documents; with "none", one summary each."""
+
+    def make(focus: str, kind: Any, **arguments: Any) -> Any:
+        if focus == "none":
+            return kind(**arguments, focus="none")
+        made = kind(**arguments, ratio=2)
+        monkeypatch.setattr(made.engine.model, "focus", SLICING)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def compressor(request: pytest.FixtureRequest, named: dict[str, Any], focusing: Callable[..., Any]) -> LLoCODocumentCompressor:
+    return focusing(getattr(request, "param", "none"), LLoCODocumentCompressor, **named)
 
 
 @pytest.fixture
@@ -40,8 +54,10 @@ def plain_retriever() -> BaseRetriever:
 
 
 @pytest.fixture
-def retriever(named: dict[str, Any], plain_retriever: BaseRetriever) -> LLoCORetriever:
-    return LLoCORetriever(**named, retriever=plain_retriever, focus="none")
+def retriever(
+    request: pytest.FixtureRequest, named: dict[str, Any], plain_retriever: BaseRetriever, focusing: Callable[..., Any]
+) -> LLoCORetriever:
+    return focusing(getattr(request, "param", "none"), LLoCORetriever, **named, retriever=plain_retriever)
 
 
 @pytest.fixture(scope="session")

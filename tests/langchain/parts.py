@@ -46,6 +46,10 @@ def vector_store() -> InMemoryVectorStore:
     return store
 
 
+SLICING = {"text_share": 0.4, "finest": 4}
+"""A recipe that shows text and slices, also of short texts."""
+
+
 def joined(found: Sequence[Document]) -> str:
     return "\n\n".join(document.page_content for document in found)
 

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import pytest
+from langchain_core.documents import Document
+
 from lloco_integrations import placeholder
 from lloco_integrations.engine import Engine
 from lloco_integrations.types import Generation, GenerationChunk, Message, Usage
@@ -21,7 +24,18 @@ def flat(prompt: Prompt) -> str:
 
 def marks(*prompts: Prompt) -> list[str]:
     """The placeholders in ``prompts``, in order; raises on a broken one."""
-    return [str(mark) for prompt in prompts for mark in placeholder.find(flat(prompt))]
+    return [str(mark) for prompt in prompts for mark in placeholder.find(placeholder.split_votes(flat(prompt))[0])]
+
+
+def shown(found: Sequence[Document]) -> list[str]:
+    """The placeholders in the contents of ``found``, of which there are some."""
+    made = marks(*(document.page_content for document in found))
+    assert made
+    return made
+
+
+both_ways = pytest.mark.parametrize("retriever", ["none", "question"], indirect=True)
+"""One summary a document; or text and slices of several."""
 
 
 @contextmanager

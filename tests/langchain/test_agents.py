@@ -16,7 +16,7 @@ from langgraph.prebuilt import create_react_agent as create_langgraph_agent
 from lloco_integrations.errors import BadInput
 from lloco_integrations.langchain import ChatLLoCO, LLoCOLLM, LLoCORetriever, original_text
 from tests.langchain.parts import TEXTS
-from tests.langchain.scripted import flat, marks, scripted
+from tests.langchain.scripted import both_ways, flat, marks, scripted, shown
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 QUESTION = "When is the lantern room of the lighthouse open?"
@@ -96,13 +96,14 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize(("kind", "style"), [(ChatLLoCO, "react"), (LLoCOLLM, "react"), (ChatLLoCO, "json")])
+@both_ways
 async def test_agents_that_talk_in_text_read_observations(
     kind: Any, style: str, named: dict[str, Any], retriever: LLoCORetriever, handbook: BaseTool
 ) -> None:
     model = kind(**named)
     agent = create_react_agent(model, [handbook], REACT) if style == "react" else create_json_chat_agent(model, [handbook], JSON)
     executor = AgentExecutor(agent=agent, tools=[handbook], return_intermediate_steps=True)
-    expected = [d.page_content for d in retriever.invoke("the lantern room of the lighthouse")]
+    expected = shown(retriever.invoke("the lantern room of the lighthouse"))
     for ask in (executor.invoke, executor.ainvoke):
         with scripted(*SCRIPTS[style]) as asked:
             made = ask({"input": QUESTION})

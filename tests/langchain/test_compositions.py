@@ -20,7 +20,7 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 from lloco_integrations.errors import LLoCOError
 from lloco_integrations.langchain import ChatLLoCO, LLoCODocumentCompressor, LLoCORetriever, original_text
 from tests.langchain.parts import TEXTS, engine_calls, joined, vector_store
-from tests.langchain.scripted import flat, marks, scripted
+from tests.langchain.scripted import both_ways, flat, marks, scripted, shown
 
 QUESTION = "When is the lantern room of the lighthouse open?"
 FOLLOW_UP = "And where are the tide tables kept?"
@@ -64,13 +64,14 @@ def decorated(retriever: LLoCORetriever, chat: ChatLLoCO) -> Runnable[Any, Any]:
 
 
 @pytest.mark.parametrize("compose", [assigned, parallel, branching, routed, decorated])
+@both_ways
 async def test_the_sources_come_back_beside_the_answer(compose: Composition, retriever: LLoCORetriever, chat: ChatLLoCO) -> None:
     composed, inputs = compose(retriever, chat), {"question": QUESTION}
     with engine_calls("generate") as calls:
         result = composed.invoke(inputs)
     assert result["answer"]
     assert original_text(result["context"][0]) == TEXTS[0]
-    assert marks(*calls[0]) == [d.page_content for d in result["context"]] == marks(joined(retriever.invoke(QUESTION)))
+    assert marks(*calls[0]) == shown(result["context"]) == marks(joined(retriever.invoke(QUESTION)))
     assert await composed.ainvoke(inputs) == composed.batch([inputs])[0] == result
     streamed: dict[str, Any] = {}
     async for piece in composed.astream(inputs):
@@ -85,6 +86,7 @@ def test_a_branch_without_retrieval_asks_nobody(retriever: LLoCORetriever, chat:
     assert calls == compressed == []
 
 
+@both_ways
 def test_two_retrievers_feed_one_prompt(named: dict[str, Any], retriever: LLoCORetriever, chat: ChatLLoCO) -> None:
     coarse = LLoCORetriever(**named, vectorstore=vector_store(), k=1, ratio=16, focus="none")
     prompt = ChatPromptTemplate.from_template("{fine}\n--\n{coarse}\n{question}")
@@ -99,6 +101,7 @@ def test_two_retrievers_feed_one_prompt(named: dict[str, Any], retriever: LLoCOR
     ("template", "form"),
     [("{context}\n{question}", "f-string"), ("{{{context}}}\n{{question}}", "mustache"), ("{{&context}}\n{{question}}", "mustache")],
 )
+@both_ways
 def test_templates_hand_placeholders_on(template: str, form: Any, retriever: LLoCORetriever, chat: ChatLLoCO) -> None:
     prompt = ChatPromptTemplate.from_template(template, template_format=form)
     asking = {"context": retriever | joined, "question": RunnablePassthrough()} | prompt | chat
@@ -107,6 +110,7 @@ def test_templates_hand_placeholders_on(template: str, form: Any, retriever: LLo
     assert marks(*asked) == marks(joined(retriever.invoke(QUESTION)))
 
 
+@both_ways
 def test_a_template_that_escapes_html_is_refused(retriever: LLoCORetriever, chat: ChatLLoCO) -> None:
     """Mustache's two braces make ``&lt;|lloco:`` of a placeholder: without an error, the context would be lost in silence."""
     prompt = ChatPromptTemplate.from_template("{{context}}\n{{question}}", template_format="mustache")
@@ -114,6 +118,7 @@ def test_a_template_that_escapes_html_is_refused(retriever: LLoCORetriever, chat
         ({"context": retriever | joined, "question": RunnablePassthrough()} | prompt | chat).invoke(QUESTION)
 
 
+@both_ways
 def test_a_stuffed_chain_lays_documents_out_as_it_is_told(retriever: LLoCORetriever, chat: ChatLLoCO) -> None:
     stuffed = create_stuff_documents_chain(
         chat,
@@ -133,6 +138,7 @@ def talking(retriever: LLoCORetriever, chat: ChatLLoCO) -> Runnable[Any, Any]:
     return create_retrieval_chain(create_history_aware_retriever(chat, retriever, rephrase), create_stuff_documents_chain(chat, TALK))
 
 
+@both_ways
 async def test_a_conversation_rephrases_the_question_and_then_retrieves(retriever: LLoCORetriever, chat: ChatLLoCO) -> None:
     composed = talking(retriever, chat)
     first: dict[str, Any] = {"input": QUESTION}
@@ -144,12 +150,13 @@ async def test_a_conversation_rephrases_the_question_and_then_retrieves(retrieve
         assert result["answer"] == "In a green cupboard."
         assert original_text(result["context"][0]) == TEXTS[1]
         opening, rephrasing, answering_ = asked
-        assert marks(opening) == [d.page_content for d in retriever.invoke(QUESTION)]
+        assert marks(opening) == shown(retriever.invoke(QUESTION))
         assert marks(rephrasing) == []
-        assert marks(answering_) == [d.page_content for d in retriever.invoke(STANDALONE)]
+        assert marks(answering_) == shown(retriever.invoke(STANDALONE))
         assert [m.role for m in answering_] == ["system", "user", "assistant", "user"]  # type: ignore[union-attr]
 
 
+@both_ways
 def test_a_streamed_conversation_gives_the_documents_and_then_the_answer(retriever: LLoCORetriever, chat: ChatLLoCO) -> None:
     with scripted("On Tuesdays."):
         pieces = list(talking(retriever, chat).stream({"input": QUESTION}))
@@ -157,6 +164,7 @@ def test_a_streamed_conversation_gives_the_documents_and_then_the_answer(retriev
     assert "".join(piece.get("answer", "") for piece in pieces) == "On Tuesdays."
 
 
+@both_ways
 async def test_message_history_keeps_the_turns_and_not_the_context(retriever: LLoCORetriever, chat: ChatLLoCO) -> None:
     kept: dict[str, InMemoryChatMessageHistory] = {}
     remembering = RunnableWithMessageHistory(

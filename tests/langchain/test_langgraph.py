@@ -17,7 +17,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 
 from lloco_integrations.langchain import ChatLLoCO, LLoCORetriever, original_text
 from tests.langchain.parts import TEXTS, engine_calls, joined
-from tests.langchain.scripted import flat, marks, scripted
+from tests.langchain.scripted import both_ways, flat, marks, scripted, shown
 
 QUESTION = "When is the lantern room of the lighthouse open?"
 SECOND = "Where does the harbour master keep the tide tables?"
@@ -57,16 +57,18 @@ def awaiting(retriever: LLoCORetriever, chat: ChatLLoCO, **compiled: Any) -> Any
     return StateGraph(State).add_sequence([retrieve, generate]).add_edge(START, "retrieve").compile(**compiled)
 
 
+@both_ways
 async def test_retrieve_and_generate(retriever: LLoCORetriever, chat: ChatLLoCO) -> None:
     with engine_calls("generate") as calls:
         result = rag(retriever, chat).invoke({"question": QUESTION})
-    assert marks(*calls[0]) == [d.page_content for d in result["context"]] == [d.page_content for d in retriever.invoke(QUESTION)]
+    assert marks(*calls[0]) == shown(result["context"]) == shown(retriever.invoke(QUESTION))
     assert original_text(result["context"][0]) == TEXTS[0]
     for graph in (rag(retriever, chat), awaiting(retriever, chat)):
         awaited = await graph.ainvoke({"question": QUESTION})
         assert (awaited["answer"], awaited["context"]) == (result["answer"], result["context"])
 
 
+@both_ways
 async def test_every_mode_of_streaming(retriever: LLoCORetriever, chat: ChatLLoCO) -> None:
     expected = rag(retriever, chat).invoke({"question": QUESTION})
     for graph in (rag(retriever, chat), awaiting(retriever, chat)):
@@ -83,6 +85,7 @@ async def test_every_mode_of_streaming(retriever: LLoCORetriever, chat: ChatLLoC
     assert "".join(chunk.content for chunk, _ in in_sync) == expected["answer"]
 
 
+@both_ways
 async def test_documents_in_the_state_survive_a_checkpoint(retriever: LLoCORetriever, chat: ChatLLoCO) -> None:
     """The run stops between the nodes; what generates afterwards was written and read again."""
     expected = rag(retriever, chat).invoke({"question": QUESTION})
@@ -94,10 +97,11 @@ async def test_documents_in_the_state_survive_a_checkpoint(retriever: LLoCORetri
     assert [original_text(d) for d in kept] == [original_text(d) for d in expected["context"]]
     with engine_calls("stream") as streamed, engine_calls("generate") as generated:
         result = await graph.ainvoke(None, TURN)
-    assert marks(*streamed, *(prompt for call in generated for prompt in call)) == [d.page_content for d in kept]
+    assert marks(*streamed, *(prompt for call in generated for prompt in call)) == shown(kept)
     assert result["answer"] == expected["answer"]
 
 
+@both_ways
 def test_a_thread_remembers_over_turns_and_another_does_not(retriever: LLoCORetriever, chat: ChatLLoCO) -> None:
     graph = rag(retriever, chat, checkpointer=MemorySaver())
     with scripted("On Tuesdays.", "In a green cupboard.", "On Tuesdays.") as asked:
@@ -112,6 +116,7 @@ def test_a_thread_remembers_over_turns_and_another_does_not(retriever: LLoCORetr
     assert answers.count("On Tuesdays.") > 0, "time travel"
 
 
+@both_ways
 def test_what_a_checkpoint_holds_is_bytes_that_stand_for_the_same_prompt(retriever: LLoCORetriever, chat: ChatLLoCO) -> None:
     found = retriever.invoke(QUESTION)
     kind, data = JsonPlusSerializer().dumps_typed({"context": found})
@@ -148,6 +153,7 @@ def test_a_question_is_routed_by_the_model(retriever: LLoCORetriever, chat: Chat
     assert original_text(first["context"][0]) == TEXTS[0]
 
 
+@both_ways
 def test_another_model_calls_the_tool_and_ours_reads_what_it_found(retriever: LLoCORetriever, chat: ChatLLoCO) -> None:
     """The second half of LangChain's tutorial: the documents travel as a tool's artifact, ours answers from them."""
 
@@ -182,10 +188,11 @@ def test_another_model_calls_the_tool_and_ours_reads_what_it_found(retriever: LL
     assert original_text(result["messages"][2].artifact[0]) == TEXTS[0]
 
 
+@both_ways
 async def test_a_retriever_as_a_tool_gives_placeholders(retriever: LLoCORetriever) -> None:
     made = create_retriever_tool(retriever, "handbook", "Looks something up.", response_format="content_and_artifact")
     call: Any = {"type": "tool_call", "name": "handbook", "id": "1", "args": {"query": QUESTION}}
     for message in (made.invoke(call), await made.ainvoke(call)):
-        assert marks(message.content) == [d.page_content for d in retriever.invoke(QUESTION)]
+        assert marks(message.content) == shown(retriever.invoke(QUESTION))
         assert original_text(message.artifact[0]) == TEXTS[0]
         assert "Tuesdays" not in flat(message.content)

@@ -9,11 +9,12 @@ import pytest
 from llama_index.core import Settings, VectorStoreIndex
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 
+from lloco_integrations import placeholder
 from lloco_integrations.errors import PromptTooLong
 from lloco_integrations.llama_index import LLoCOLLM, LLoCOPostprocessor, install
 from tests import tiny
 
-from .conftest import HashEmbedding
+from .conftest import SLICING, HashEmbedding
 from .test_pipelines import check_sources, marks
 
 SPREADING = ["compact", "refine", "tree_summarize", "accumulate", "compact_accumulate"]
@@ -70,6 +71,13 @@ class Cell:
         self.views = [x.get_content(MetadataMode.LLM) for x in self.post.postprocess_nodes(self.found)]
         assert len(self.views) == len(set(self.views)) == n
 
+    def focus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """From now on with text and slices of every node."""
+        self.post = self.post.model_copy(update={"focus": "question", "ratio": 3})
+        monkeypatch.setattr(self.post.engine.model, "focus", SLICING)
+        self.views = [x.get_content(MetadataMode.LLM) for x in self.post.postprocess_nodes(self.found, query_str=QUESTION)]
+        assert len(self.views) == self.n
+
     def engine(self, mode: str, **options: Any) -> Any:
         return self.index.as_query_engine(similarity_top_k=self.n, node_postprocessors=[self.post], response_mode=mode, **options)
 
@@ -99,6 +107,33 @@ def test_every_placeholder_arrives_whole_once_and_in_order(mode: str, cell: Cell
         assert len(reading) < max(cell.n, 2)
     assert (len(prompts) > len(reading)) == (mode == "tree_summarize" and len(reading) > 1), "only a tree reads answers again"
     assert str(response) not in ("", "Empty Response")
+    check_sources(response, cell.found)
+
+
+FOCUSED = [(1024, 1), (1024, 10), (4096, 10), (4096, 60)]
+
+
+@pytest.mark.parametrize(("window", "n", "metadata"), [(*cell, metadata) for cell in FOCUSED for metadata in (False, True)])
+@pytest.mark.parametrize("mode", [*SPREADING, "simple_summarize"])
+def test_slices_and_text_arrive_whole_once_and_in_order(mode: str, cell: Cell, prompts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if mode in ONE_NODE_A_PROMPT and cell.n == 60:
+        pytest.skip("60 prompts")
+    cell.focus(monkeypatch)
+    sliced = [mark for mark in marks(cell.views) if "[" in mark]
+    assert sliced
+    try:
+        response = cell.engine(mode).query(QUESTION)
+    except PromptTooLong:
+        assert mode == "simple_summarize"
+        return
+    reading = [p for p in prompts if marks([p]) or placeholder.split_votes(p)[1]]
+    assert marks(reading) == marks(cell.views)
+    assert sum(map(placeholder.omitted, reading)) == sum(map(placeholder.omitted, cell.views))
+    assert max(cell.llm.engine.count(p).n_positions for p in prompts) + N_NEW <= cell.window
+    if len(reading) == 1:
+        shown = reading[0].replace("\\n", "\n")
+        at = [shown.index(view) for view in cell.views]
+        assert at == sorted(at)
     check_sources(response, cell.found)
 
 

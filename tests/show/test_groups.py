@@ -43,3 +43,12 @@ def test_passages_vote_for_documents_by_rank() -> None:
     assert dict(voting.documents(["a", "b", "b", "c"])) == {"a": [0], "b": [1, 2], "c": [3]}
     assert list(voting.documents(["a", "b", "b", "b", "c"])) == ["b", "a", "c"]
     assert list(voting.documents([])) == []
+
+
+def test_a_text_counts_once_however_many_slices_of_it_are_shown() -> None:
+    law, tax = "a" * 26, "b" * 26
+    slices = [Placeholder(law, 8, 500, (i, i + 1)) for i in (0, 3, 5)]
+    infos = [info("law")] * 3 + [info("tax")]
+    assert next(iter(voting.shares([*slices, Placeholder(tax, None, 1000)], infos))) == "tax"
+    unweighed = [Placeholder(law, 8, None, (i, i + 1)) for i in (0, 3, 5)]
+    assert voting.shares([*unweighed, Placeholder(tax)], [*infos[:3], info("tax", 150)]) == {"tax": 0.6, "law": 0.4}

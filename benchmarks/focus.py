@@ -56,8 +56,8 @@ class Asked:
 class Bench:
     """One model, one embedding model, and the ways of showing texts."""
 
-    def __init__(self, model: str, recipe: FocusRecipe | None = None) -> None:
-        self.engine = Engine(model, "memory://")
+    def __init__(self, model: str, recipe: FocusRecipe | None = None, dtype: str = "auto") -> None:
+        self.engine = Engine(model, "memory://", dtype=dtype)
         self.embedder = embedding.load()
         self.recipe = recipe
         self._models: dict[str, Any] = {}
@@ -366,6 +366,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=list(PEERS), help="also focus:text_share=0.7,finest=8, which is that recipe")
     parser.add_argument("--ratios", nargs="*", type=int, default=list(RATIOS))
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--top-k", type=int, default=8)
     parser.add_argument("--limit", type=int, default=100, help="questions a set")
     parser.add_argument("--batch", type=int, default=16)
@@ -381,7 +382,7 @@ def main() -> None:
         plot(report, PLOT)
         return
     report: dict[str, Any] = json.loads(args.json.read_text()) if args.json.exists() else {"sets": {}}
-    bench = Bench(args.model)
+    bench = Bench(args.model, dtype=args.dtype)
     report |= {
         "what": __doc__.splitlines()[0],
         "model": called(args.model),

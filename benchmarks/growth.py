@@ -126,15 +126,15 @@ def fill(path: Path, n: int) -> list[str]:
     from lloco_integrations.store.sqlite import SqliteBackend
 
     backend = SqliteBackend(path)
-    secret = backend.load_meta(StoreMeta.new("exact")).secret
+    meta = backend.load_meta(StoreMeta.new("exact"))
     every = -(-n // WHOLE)
     summary, now, whole = small_summary(), time.time(), []
     for start in range(0, n, ROWS):
         rows = []
         for i in range(start, min(start + ROWS, n)):
-            key = make_key(secret, COMPRESSOR, f"text {i}")
+            key = make_key(meta.secret, COMPRESSOR, f"text {i}")
             if i % every == 0:
-                value, info = encode(key, summary, "exact", now)
+                value, info = encode(key, summary, "exact", now, meta.seal)
                 whole.append(key)
             rows.append((key, value, info))
         backend.put(rows)

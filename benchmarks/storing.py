@@ -128,6 +128,7 @@ def reading(folder: Path, storage: str, items: Items, batch: int, repeats: int) 
     write_one(one, values)
     write_each(each, values)
     raw = SqliteBackend(folder / "sqlite.sqlite")
+    seal = stores["directory"]._meta.seal
     taken = interleaved(
         {
             "sqlite": partial(read_store, stores["sqlite"], keys["sqlite"], batch),
@@ -135,7 +136,7 @@ def reading(folder: Path, storage: str, items: Items, batch: int, repeats: int) 
             "files": partial(read_each, each, batch),
             "file": partial(read_one, one, lengths, batch),
             "raw": partial(read_raw, raw, keys["sqlite"], batch),
-            "decode": lambda: list(map(decode, keys["directory"], values)),
+            "decode": lambda: [decode(key, value, seal) for key, value in zip(keys["directory"], values, strict=True)],
             "sha256": lambda: [hashlib.sha256(value).digest() for value in values],
         },
         repeats,

@@ -133,7 +133,7 @@ class Worker:
             raise self._refusal
         counts = []
         for texts in batch["texts"].to_pylist():
-            made = self._engine.compress(texts, groups=[self._group] * len(texts), keep_groups=True)
+            made = self._engine.compress(texts, groups=[self._group] * len(texts))
             counts.append((len(made), sum(some.n_tokens for some in made)))
         columns = np.array(counts, dtype=np.int64)
         return {"texts": columns[:, 0], "tokens": columns[:, 1]}

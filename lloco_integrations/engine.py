@@ -113,7 +113,6 @@ class Engine:
         on_miss: OnMiss = "compress",
         ratio: int | None = None,
         groups: Sequence[str | None] | None = None,
-        keep_groups: bool = False,
         progress: bool | Progress = False,
     ) -> list[Shown]:
         """A summary of each of ``texts``, in order. Equal texts are compressed once; what is in the store is not compressed again.
@@ -122,16 +121,15 @@ class Engine:
             texts: blank ones stand for themselves.
             on_miss: what to do with a text that the store does not hold.
             ratio: source tokens per vector in the prompt, one of the model's; None is the finest.
-            groups: the adapter group of each text, the one named last; None is the one that its entry has. It is kept in the entry of a
-                text that is compressed now. Of what the store holds already nothing is written: there it counts in this process.
-            keep_groups: write ``groups`` into the entries that the store holds already, too, as where documents are put in.
+            groups: the adapter group of each text, kept in the store's entry. A text is of one group, the one named last; None keeps
+                the one that it has.
             progress: as for LLoCOModel.compress.
 
         Raises PlaceholderError for a miss when ``on_miss`` is "raise", IncompatibleSummary for a ratio that the model does not read.
         """
         self._check_ratio(ratio)
         texts = listed(texts, "texts", str)
-        entries = self._entries(texts, on_miss, groups, (), progress, keep_groups)
+        entries = self._entries(texts, on_miss, groups, (), progress, keep_groups=True)
         return showing.uniform(entries, ratio, [None] * len(texts), self.model.text_ids)
 
     def show(
@@ -164,7 +162,8 @@ class Engine:
             token_budget: positions that all texts together take, at most, in place of ``ratio``.
             scores: how well each text fits the question; higher is better, None is the lowest; without them the first is the best.
             extra: positions that each text costs besides, such as its title; counted against ``token_budget`` only.
-            groups: see ``compress``.
+            groups: the adapter group of each text; None is the one that its entry has. Of what the store holds already nothing is written:
+                there it counts in this process.
             on_miss: what to do with a text that the store does not hold, where its summary is wanted.
             embedder: makes sentence embeddings for ranking spans, beside their words; None ranks by words alone, "auto" is MiniLM where
                 that is installed.

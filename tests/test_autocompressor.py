@@ -200,7 +200,7 @@ def test_lock_is_held_while_adapters_are_off() -> None:
     compressor, free = tiny(), []
 
     def try_lock() -> None:
-        free.append(compressor.lock.acquire(blocking=False))
+        free.append(compressor.lock.acquire(timeout=0))
 
     def from_another_thread(_: int) -> None:
         thread = threading.Thread(target=try_lock)

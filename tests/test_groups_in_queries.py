@@ -31,12 +31,13 @@ def test_a_query_never_rewrites_an_entry(engine: Engine, monkeypatch: pytest.Mon
     with monkeypatch.context() as patched:
         patched.setattr(SummaryStore, "put_many", lambda *_: pytest.fail("a query wrote"))
         for name in ("tax", "law", "tax"):
-            (made,) = engine.compress([FOOTER], groups=[name])
+            (made,) = engine.show([FOOTER], groups=[name])
+            assert made is not None
             assert engine._choose(made.content, None).name == name, "the group that was named last decides"
-        engine.fit([FOOTER], 1000, groups=["law"])
+        engine.show([FOOTER], token_budget=1000, groups=["law"])
         assert engine._choose(made.content, None).name == "law"
     assert group(engine) == "law"
-    engine.compress([FOOTER], groups=["tax"], keep_groups=True)
+    engine.compress([FOOTER], groups=["tax"])
     assert group(engine) == "tax"
     assert engine._choose(made.content, None).name == "tax"
 
@@ -48,7 +49,8 @@ def test_a_read_only_store_serves_queries_that_name_groups(engine: Engine, tiny_
     real = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda name, **k: real(f"file:{path}?mode=ro", **{**k, "uri": True}))
     reader = Engine(tiny_model, SummaryStore.open(path), {"law": "a", "tax": "b"})
-    (made,) = reader.compress([FOOTER], groups=["tax"])
+    (made,) = reader.show([FOOTER], groups=["tax"])
+    assert made is not None
     assert reader._choose(made.content, None).name == "tax"
 
 

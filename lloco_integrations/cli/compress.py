@@ -122,7 +122,7 @@ def command(
         elif missing:
             done = _compress(here, missing, group, progress)
         if moved:
-            here.compress(list(moved), groups=list(moved.values()), keep_groups=True)
+            here.compress(list(moved), groups=list(moved.values()))
         catalogue.forget_vectors()
     _report(result, len(texts), len(missing), *done)
     if damaged:

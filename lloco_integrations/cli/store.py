@@ -135,7 +135,7 @@ def _repair(store: SummaryStore, damaged: Sequence[str], model: str, device: str
     kept = dict(zip(known, store.sound_many(list(known)), strict=True))
     store.delete_many(list(known))
     groups = [found.group if isinstance(found := kept[key], Damage) else None for key in known]
-    engine.compress(list(known.values()), groups=groups, keep_groups=True)
+    engine.compress(list(known.values()), groups=groups)
     return set(known)
 
 

@@ -79,7 +79,7 @@ class LLoCOCompress(Wired, TransformComponent):
         wanted = [node for node in nodes if is_text(node) and node.get_content(MetadataMode.NONE).strip()]
         if wanted:
             texts = [node.get_content(MetadataMode.NONE) for node in wanted]
-            self.engine.compress(texts, groups=groups_of(wanted, self.group_key), keep_groups=True, progress=self.show_progress)
+            self.engine.compress(texts, groups=groups_of(wanted, self.group_key), progress=self.show_progress)
         return nodes
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:

@@ -271,7 +271,7 @@ def test_one_text_where_a_list_is_meant(model: LLoCOModel, tiny_model: str, comp
     engine = Engine(tiny_model, "memory://lists", device="cpu", dtype="float32")
     wrong: list[Any] = ["one text", b"bytes", 3, None, Document("x"), {"a": "b"}, [None], [b"x"], [Document("x")], [3]]
     for value in wrong:
-        for call in (model.compress, engine.compress, lambda v: engine.fit(v, 100), compressor.compress):
+        for call in (model.compress, engine.compress, lambda v: engine.show(v, token_budget=100), compressor.compress):
             if call == compressor.compress and isinstance(value, list) and isinstance(value[0], Document):
                 continue
             with pytest.raises(BadInput):

@@ -84,11 +84,11 @@ def test_what_one_plants_names_nothing_of_the_other(tenants: tuple[Tenant, Tenan
         own = f"A note. {planted} And more."
         node = TextNode(text=own, metadata={planted: [planted], "k": {planted: (planted,)}})
         retriever = VectorStoreIndex([node], embed_model=HashEmbedding()).as_retriever()
-        for keep in (0, 1):
-            post = tenant.post.model_copy(update={"keep_text_top_n": keep})
-            (found,) = post.postprocess_nodes(retriever.retrieve("note"))
-            seen = [str(m) for m in placeholder.find(found.node.get_content(MetadataMode.LLM))]
-            assert a.mark not in seen and len(seen) == 1 - keep
+        for focus in ("none", "question"):
+            post = tenant.post.model_copy(update={"focus": focus, "ratio": 1 if focus == "question" else None})
+            (found,) = post.postprocess_nodes(retriever.retrieve("note"), query_str="note")
+            seen = [str(m) for m in placeholder.find(placeholder.split_votes(found.node.get_content(MetadataMode.LLM))[0])]
+            assert a.mark not in seen and len(seen) == (focus == "none")
         (made,) = tenant.compressor.compress([Document(own, metadata={"source": [planted]}, id=planted)])
         assert [m.key for m in placeholder.find(made.page_content)] != [placeholder.Placeholder(a.mark[8:34]).key]
         assert a.mark not in str(made)

@@ -164,6 +164,7 @@ def test_a_streamed_conversation_gives_the_documents_and_then_the_answer(retriev
     assert "".join(piece.get("answer", "") for piece in pieces) == "On Tuesdays."
 
 
+@pytest.mark.filterwarnings("ignore:The class `InMemoryChatMessageHistory` was deprecated")
 @both_ways
 async def test_message_history_keeps_the_turns_and_not_the_context(retriever: LLoCORetriever, chat: ChatLLoCO) -> None:
     kept: dict[str, InMemoryChatMessageHistory] = {}

@@ -111,27 +111,48 @@ def focused(
     ranked = ranks(how.scorer.score(question, candidates))
     of_text = [j for j, text in enumerate(texts) for _ in text.spans]
     fits = [1 / (_FUSED + rank) + 0.5 / (_FUSED + 3 * place[j]) for rank, j in zip(ranked, of_text, strict=True)]
-    tokens, positions = _best_alone([entries[i] for i in asked], texts, fits, prompter.text_ids)
-    if how.token_budget is None and not any(text.ratios for text in texts):  # nobody asked for so few positions, and no slice fits them
-        budget = max(budget, tokens, positions)
-    lowest = tokens if tokens <= budget else 1
+    own = [entries[i] for i in asked]
+    tokens, positions = _best_alone(own, texts, fits, prompter.text_ids)
+
+    def fill(budget: int) -> list[Shown | None]:
+        return _filled(own, texts, fits, budget, tokens, how.recipe, [weights[i] for i in asked], prompter.text_ids)
+
+    try:
+        made = fill(budget)
+    except NoRoom:
+        if how.token_budget is not None:
+            raise
+        made = fill(max(budget, tokens, positions))  # nobody asked for so few positions
+    for i, one in zip(asked, made, strict=True):
+        shown[i] = one
+    return shown
+
+
+def _filled(
+    entries: Sequence[Entry],
+    texts: Sequence[Spanned],
+    fits: Sequence[float],
+    budget: int,
+    best: int,
+    recipe: FocusRecipe,
+    weights: Sequence[int | None],
+    text_ids: TextIds,
+) -> list[Shown | None]:
+    """What stands for each text within ``budget`` positions; ``best`` is the cost of the best span alone. Raises NoRoom."""
+    lowest = best if best <= budget else 1
     room = budget
     while True:
-        chosen = focus(texts, fits, room, how.recipe)
-        cost = 0
-        for j, i in enumerate(asked):
-            shown[i] = None
-            if chosen[j]:
-                in_front = bool(texts[j].summary)
-                made = as_spans(entries[i], texts[j].spans, chosen[j], weights[i], prompter.text_ids, whole_summary=in_front)
-                cost += made.n_positions + texts[j].extra
-                shown[i] = made
+        made: list[Shown | None] = []
+        for entry, text, chosen, weight in zip(entries, texts, focus(texts, fits, room, recipe), weights, strict=True):
+            whole = bool(text.summary)
+            made.append(as_spans(entry, text.spans, chosen, weight, text_ids, whole_summary=whole) if chosen else None)
+        cost = sum(one.n_positions + text.extra for one, text in zip(made, texts, strict=True) if one is not None)
         if cost <= budget or room <= lowest:
             break
         room = max(lowest, room - (cost - budget))  # neutralised or cut text takes other tokens than it does in its place
     if cost > budget:
-        raise NoRoom(f"a budget of {budget} positions has no room for any part of {len(asked)} texts: the least takes {cost}; raise it")
-    return shown
+        raise NoRoom(f"a budget of {budget} positions has no room for any part of {len(texts)} texts: the least takes {cost}; raise it")
+    return made
 
 
 def _best_alone(entries: Sequence[Entry], texts: Sequence[Spanned], fits: Sequence[float], text_ids: TextIds) -> tuple[int, int]:

@@ -246,3 +246,18 @@ def test_a_compressor_that_cannot_be_sliced_keeps_its_summary_in_front(checkpoin
     assert first.windows is None
     assert "".join(map(str, rest)).endswith("is called Ilse.")
     assert engine.count(made[0].content, templated=False).n_positions == made[0].n_positions <= whole + 30
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(HOSTILE, st.integers(1, 64), st.sampled_from(RECIPES), st.booleans())
+def test_a_ratio_always_shows_something(engine: Engine, texts: list[str], ratio: int, values: dict[str, Any], stored: bool) -> None:
+    """Nobody who names a ratio asked for too few positions, however short the texts are."""
+    if stored:
+        engine.compress(texts)
+    before, engine.model.focus = engine.model.focus, values
+    try:
+        made = engine.show(texts, question="a lamp", ratio=ratio, embedder=None)
+    finally:
+        engine.model.focus = before
+    assert any(shown is not None for shown in made)
+    check(engine, texts, made, None)

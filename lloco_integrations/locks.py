@@ -36,9 +36,9 @@ class ForkLock:
         self._owner: int | None = None
         self._depth = 0
 
-    def acquire(self, timeout: float = -1) -> bool:
-        """Whether it was got within ``timeout`` seconds; negative ones are no limit."""
-        if not self._lock.acquire(timeout=timeout):
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """As RLock's: whether it was got at once, or within ``timeout`` seconds; negative ones are no limit."""
+        if not self._lock.acquire(blocking, timeout):
             return False
         self._depth += 1
         if self._depth == 1:

@@ -87,7 +87,7 @@ lock: $(UV)  ## write requirements/ anew after pyproject.toml changed; UPGRADE=-
 # $(call lane,VENV,RESOLUTION,OPTIONS): all tests in an environment of its own, with what RESOLUTION finds today, listed in VENV/requirements.txt.
 define lane
 $(UV) venv --quiet --clear --python $(PYTHON) $(1)
-$(UV) pip compile --quiet --no-header --python $(1) --resolution $(2) $(3) --output-file $(1)/requirements.txt $(EVERYTHING)
+$(UV) pip compile --quiet --no-header --upgrade --python $(1) --resolution $(2) $(3) --output-file $(1)/requirements.txt $(EVERYTHING)
 $(UV) pip install --quiet --python $(1) --requirement $(1)/requirements.txt
 $(UV) pip install --quiet --python $(1) --no-deps --no-build-isolation --editable .
 echo $(2) > $(1)/installed

@@ -333,7 +333,7 @@ def test_threads_share_a_client(tiny_model: str, store_url: str, url: str) -> No
 
 def test_an_autocompressor_can_be_read_on_a_server(checkpoint: Path, store_url: str, fake: FakeVLLM, url: str) -> None:
     """Vectors in front, no chat template; the compressor is loaded only to compress."""
-    with pytest.raises(ModelNotFound, match="tokenizer in .* cannot be loaded"):
+    with pytest.raises(ModelNotFound, match="tokenizer in .* cannot be loaded: there is none of tokenizer.json"):
         load_model(checkpoint, runtime=Runtime("vllm", url))
     tiny.tokenizer(chat=False).save_pretrained(checkpoint)
     here = load_model(checkpoint, device="cpu", dtype="float32")

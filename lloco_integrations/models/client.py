@@ -16,7 +16,7 @@ from lloco_integrations.backends.stopping import text_of
 from lloco_integrations.compressors.base import Compressor, Progress
 from lloco_integrations.errors import ModelNotFound
 from lloco_integrations.locks import ForkLock
-from lloco_integrations.models.directory import MANIFEST, load_compressor, read_manifest, read_projector
+from lloco_integrations.models.directory import MANIFEST, load_compressor, read_manifest, read_projector, read_tokenizer
 from lloco_integrations.models.model import LLoCOModel
 from lloco_integrations.prompting import Prompter
 from lloco_integrations.types import CompressorSpec, SummaryEmbeddings
@@ -119,16 +119,12 @@ def _autocompressor(
 
 
 def _tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        return read_tokenizer(directory)
     except Exception as error:
         raise ModelNotFound(
             f"the tokenizer in {directory} cannot be loaded: {error}; a decoder that runs elsewhere needs it here"
         ) from error
-    found: PreTrainedTokenizerBase = tokenizer
-    return found
 
 
 def _backend(directory: Path, tokenizer: PreTrainedTokenizerBase, wire: torch.dtype | None, runtime: Runtime) -> Backend:

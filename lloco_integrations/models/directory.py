@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "lloco.json"
 FORMAT = 1
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,23 @@ class Manifest:
     base: str = ""
     focus: Mapping[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+
+
+def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that is saved in ``directory``. Raises FileNotFoundError where none is: transformers 5.0 would make one up, of a few
+    tokens; ValueError or OSError for one that cannot be read."""
+    if not has_tokenizer(directory):
+        raise FileNotFoundError(f"there is none of {', '.join(_TOKENIZERS)}")
+    from transformers import AutoTokenizer
+
+    found: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    tokenizer: PreTrainedTokenizerBase = found
+    return tokenizer
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether one is saved in ``directory``."""
+    return any((directory / name).is_file() for name in _TOKENIZERS)
 
 
 def save_directory(

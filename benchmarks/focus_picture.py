@@ -14,7 +14,7 @@ from lloco_integrations import Engine
 from lloco_integrations.examples import load_documents
 from lloco_integrations.show.forms import AS_TEXT, Shown
 
-QUESTION = "Who gave the money for the observatory at Tarnhallow?"
+QUESTION = "From which quarry did the granite for the original buildings come?"
 TEXT, LEFT_OUT = "#fde68a", "#ffffff"
 SLICES = {2: "#1d4ed8", 4: "#2563eb", 8: "#60a5fa", 16: "#bfdbfe", 32: "#dbeafe"}
 WIDTH = 96
@@ -63,7 +63,7 @@ def draw(text: str, shown: Shown, question: str, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/focus_picture.png"))
-    parser.add_argument("--ratio", type=int, default=6)
+    parser.add_argument("--ratio", type=int, default=8)
     args = parser.parse_args()
     engine = Engine(store_target="memory://")
     text = load_documents()[0].text[:1400].rsplit(".", 1)[0] + "."

@@ -285,11 +285,17 @@ def difference(report: dict[str, Any], sets: Sequence[str], one: str, other: str
 def tables(report: dict[str, Any]) -> dict[str, list[str]]:
     """The page's tables, by the names of their places."""
     short = [name for name in SHORT if name in report["sets"]]
+    whole = measured(report)
     long = [name for name in LONG if name in report["sets"]]
-    made = {"focus over passages": summary(report, short), "focus by set": by_set(report, short)}
+    made = {"focus over passages": summary(report, whole), "focus by set": by_set(report, short)}
     if long:
         made["focus over documents"] = by_set(report, long)
     return made
+
+
+def measured(report: dict[str, Any]) -> list[str]:
+    """The sets over passages of which every usual row is there."""
+    return [name for name in SHORT if {"text", "focus 30x", "cut 30x"} <= set(report["sets"].get(name, {}))]
 
 
 def summary(report: dict[str, Any], sets: Sequence[str]) -> list[str]:
@@ -305,9 +311,9 @@ def summary(report: dict[str, Any], sets: Sequence[str]) -> list[str]:
 
 def brief(report: dict[str, Any]) -> list[str]:
     """The README's table: what matters of ``summary``."""
-    sets = [name for name in SHORT if name in report["sets"]]
+    sets = measured(report)
     lines = ["| what the model reads | positions | right answers of 100 |", "|---|---|---|"]
-    for row, ratio in (("none", 1), ("text", 1), ("focus", 8), ("cut", 8), ("focus", 16), ("cut", 16), ("focus", 30), ("cut", 30)):
+    for row, ratio in [("none", 1), ("text", 1), *((row, ratio) for ratio in RATIOS for row in ("focus", "filter", "cut"))]:
         found = pooled(report, sets, row, ratio)
         if found is not None:
             label = ROWS[row] if row in WHOLE else f"{ROWS[row]}, {ratio}x"
@@ -335,7 +341,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    sets = [name for name in SHORT if name in report["sets"]]
+    sets = measured(report)
     figure, axes = plt.subplots(figsize=(7.5, 4.4))
     styles = {"focus": ("#c2410c", 2.4), MIXED: ("#f59e0b", 1.6)}
     for row, label in ROWS.items():

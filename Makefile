@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group dev
 	touch $(STAMP)
 
-demo: $(STAMP)  ## compress the example documents and answer held-out questions from the summaries
+demo: $(STAMP)  ## answer held-out questions about the example documents, beside all the text
 	$(BIN)/lloco demo
 
 test: $(STAMP)  ## all tests

@@ -21,6 +21,10 @@ torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 OF_EXTRAS = {
     "langchain": ["langchain_core"],
     "llama_index": ["llama_index"],
+    **{
+        f"hostile/test_{name}.py": ["langchain_core", "llama_index"]
+        for name in ("load", "prompt_text", "secrets", "streams", "two_tenants")
+    },
     "test_concurrency.py": ["langchain_core", "llama_index"],
     "test_vllm_client.py": ["langchain_core", "llama_index"],
     "vllm": ["langchain_core", "llama_index"],

@@ -87,5 +87,5 @@ class Passages:
 
     def rank(self, question: str) -> list[tuple[int, float]]:
         """Indices of all passages with their cosines, the nearest to ``question`` first."""
-        scores = self.vectors @ self.embedder.embed([question])[0]
+        scores = self.vectors @ self.embedder.embed_question(question)
         return [(int(i), float(scores[i])) for i in (-scores).argsort(kind="stable")]

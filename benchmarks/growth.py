@@ -222,7 +222,9 @@ def save_adapters(name: str, folder: Path, count: int) -> dict[str, str]:
     names = [f"adapter{i}" for i in range(count)]
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     with no_bars():
-        base = AutoModelForCausalLM.from_pretrained(decoder_directory(name), dtype=torch.bfloat16, local_files_only=True, trust_remote_code=False)
+        base = AutoModelForCausalLM.from_pretrained(
+            decoder_directory(name), dtype=torch.bfloat16, local_files_only=True, trust_remote_code=False
+        )
     model = get_peft_model(base, config, adapter_name=names[0], autocast_adapter_dtype=False)
     for one in names[1:]:
         model.add_adapter(one, config, autocast_adapter_dtype=False)

@@ -14,6 +14,8 @@ from tests.cli.conftest import Call, WordCounts
 
 FOCUSED = ["LlamaIndex, focus", "LangChain, focus", "LlamaIndex, all text"]
 
+pytestmark = pytest.mark.needs("langchain_core", "langchain_classic", "llama_index.core")
+
 
 @pytest.fixture
 def demo(lloco: Call, tiny_model: str, store_url: str, monkeypatch: pytest.MonkeyPatch, embedder: WordCounts) -> Call:

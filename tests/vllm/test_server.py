@@ -71,7 +71,7 @@ def ids_here(engine: Engine, prompt: str, path: str | None) -> list[int]:
 def ids_there(engine: Engine, prompt: str, path: str | None) -> list[int]:
     backend: Any = engine.model.backend
     body = backend._body(engine.model.resolve(prompt, engine.store), PARAMS, path)
-    return list(backend._complete(backend._client(), body)["choices"][0]["token_ids"])
+    return list(backend._complete(backend._client(), body).ids)
 
 
 def test_greedy_ids_are_those_of_this_process(here: Engine, there: Engine, prompts: list[str], adapters: dict[str, str]) -> None:

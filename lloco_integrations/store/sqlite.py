@@ -168,8 +168,24 @@ class SqliteBackend:
                 rows = db.execute("SELECT key FROM lloco_entries WHERE key > ? ORDER BY key LIMIT 1000", (last,)).fetchall()
             if not rows:
                 return
-            for (last,) in rows:
-                yield last
+            for (key,) in rows:
+                if not isinstance(key, str) or key <= last:  # else this would go round for ever
+                    raise self._disordered(f"{key!r:.40} follows {last!r}")
+                last = key
+                yield key
+
+    def inspect(self) -> None:
+        """Raises PlaceDamaged where the database contradicts itself, such as an index that misses rows: reads then find nothing, and no error."""
+        with self._session("read") as db:
+            said = [str(line) for (line,) in db.execute("PRAGMA integrity_check(3)")]
+        if said != ["ok"]:
+            raise self._disordered("; ".join(said))
+
+    def _disordered(self, what: str) -> PlaceDamaged:
+        return PlaceDamaged(
+            f"{self.path} is a damaged SQLite database ({what}); rebuild its index (sqlite3 {self.path.name} REINDEX), restore it from a backup, "
+            f"or move it away and compress again"
+        )
 
     def sweep(self) -> None:
         with self._session("read") as db, suppress(sqlite3.OperationalError):

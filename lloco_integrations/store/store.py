@@ -172,7 +172,8 @@ class SummaryStore:
         Args:
             progress: called with (entries done, entries in all).
 
-        Returns the keys of damaged entries. Raises StoreError only if the store as a whole cannot be read.
+        Returns the keys of damaged entries. Raises StoreError only if the store as a whole cannot be read, or its place is damaged
+        in a way that hides entries (an index of SQLite that misses rows).
         """
         return upkeep.verify(self._origin, self._meta.seal, progress)
 

@@ -43,7 +43,10 @@ def stats(backend: Backend) -> StoreStats:
 
 
 def verify(backend: Backend, seal: Seal, progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """Keys of entries that are damaged: every value is read, checked and decoded once."""
+    """Keys of entries that are damaged: every value is read, checked and decoded once.
+
+    Raises PlaceDamaged where no entry is, and the place still contradicts itself.
+    """
     keys = list(backend.keys())
     bad: list[str] = []
     done = 0
@@ -54,6 +57,8 @@ def verify(backend: Backend, seal: Seal, progress: Callable[[int, int], None] | 
         done += len(some)
         if progress is not None:
             progress(done, len(keys))
+    if not bad and (inspect := getattr(backend, "inspect", None)) is not None:
+        inspect()
     backend.sweep()
     return bad
 

@@ -260,6 +260,20 @@ def test_a_cache_that_fails_costs_time_and_never_an_answer(tmp_path: Path, monke
         assert store.gc(max_bytes=0) == 2
 
 
+def test_an_index_that_misses_rows_or_is_out_of_order_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    with SummaryStore.open(path) as store:
+        keys = fill(store, OLD)
+    data = path.read_bytes()
+    for key in keys:
+        places = [at for at in range(len(data)) if data.startswith(key.encode(), at)]
+        assert len(places) >= 3, "in the table, in its index, and in the table of marks"
+        for at in places:
+            for letter in b"a7":
+                path.write_bytes(data[:at] + bytes([letter]) + data[at + 1 :])
+                assert right_or_reported(path, keys), f"{key} at {at}"
+
+
 @pytest.mark.slow
 def test_every_flipped_byte_of_a_sqlite_file_is_right_or_reported(tmp_path: Path) -> None:
     flips(tmp_path, 1, 1)

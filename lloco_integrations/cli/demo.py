@@ -44,7 +44,7 @@ def command(
     ask: Annotated[list[str] | None, typer.Option(help="A question of your own; may be repeated.")] = None,
     questions: Annotated[int, typer.Option(min=1, help="How many held-out questions about the example corpus to ask.")] = SHOWN,
     ratio: Annotated[int, typer.Option(min=1, help="Tokens of the retrieved passages for each position that they take in the prompt.")] = 8,
-    top_k: Annotated[int, typer.Option(min=1, help="Passages that are retrieved for a question.")] = 4,
+    top_k: Annotated[int, typer.Option(min=1, help="Passages that are retrieved for a question.")] = 8,
     focus: Annotated[
         str,
         typer.Option(help="question: its sentences stand as text, the rest as vectors or not at all; none: summaries at one ratio."),

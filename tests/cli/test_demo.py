@@ -65,7 +65,7 @@ def test_focus_beside_all_text(demo: Call, monkeypatch: pytest.MonkeyPatch) -> N
         assert len(positions(result.stdout, way)) == 3, "twice, and in the last line"
     focused, whole = (positions(result.stdout, way)[-1] for way in (FOCUSED[0], FOCUSED[2]))
     assert focused < whole / 2, "the template is a third of it: the tiny model has one token a byte"
-    assert "8x, 2 questions, top 4 passages" in " ".join(result.stdout.split())
+    assert "8x, 2 questions, top 8 passages" in " ".join(result.stdout.split())
     last = " ".join(result.stdout.split("\n\n")[-1].split())
     assert re.fullmatch("; ".join(rf"{way}: \d of 2 right in \d+ positions" for way in FOCUSED) + r" \(right: F1 of 50 or more\)\.", last)
 

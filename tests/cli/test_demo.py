@@ -59,13 +59,13 @@ def positions(output: str, way: str) -> list[int]:
 def test_focus_beside_all_text(demo: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is compressed where the recipe shows no vectors, and the last line says how many answers were right."""
     monkeypatch.setattr(LLoCOModel, "compress", lambda *given, **more: pytest.fail("nothing need be compressed"))
-    result = demo("--questions", 2)
+    result = demo("--top-k", 4, "--questions", 2)
     assert result.exit_code == 0, result.output
     for way in FOCUSED:
         assert len(positions(result.stdout, way)) == 3, "twice, and in the last line"
     focused, whole = (positions(result.stdout, way)[-1] for way in (FOCUSED[0], FOCUSED[2]))
     assert focused < whole / 2, "the template is a third of it: the tiny model has one token a byte"
-    assert "8x, 2 questions, top 8 passages" in " ".join(result.stdout.split())
+    assert "8x, 2 questions, top 4 passages" in " ".join(result.stdout.split())
     last = " ".join(result.stdout.split("\n\n")[-1].split())
     assert re.fullmatch("; ".join(rf"{way}: \d of 2 right in \d+ positions" for way in FOCUSED) + r" \(right: F1 of 50 or more\)\.", last)
 
